@@ -1,0 +1,1 @@
+"""What a brain lesion disconnects."""
