@@ -1,0 +1,111 @@
+"""Foreign file formats and our arrays: one module per format.
+
+Tractograms (.tck, .trk, .trx) open without being copied; images are in `lacuna.formats.nifti`.
+"""
+
+import gzip
+import shutil
+import zlib
+from os import PathLike
+from pathlib import Path
+
+from lacuna.errors import FormatError
+from lacuna.formats.replace import replacing
+from lacuna.formats.tck import open_tck, save_tck
+from lacuna.formats.tractogram_file import Spans, TractogramFile, broken_gzip
+from lacuna.formats.trk import open_trk
+from lacuna.formats.trx import is_deflated, open_trx, save_trx, store_plain
+
+__all__ = [
+    "TRACTOGRAM_SUFFIXES",
+    "Spans",
+    "TractogramFile",
+    "needs_unpacking",
+    "open_tractogram",
+    "save_tck",
+    "save_trx",
+    "unpack",
+]
+
+TRACTOGRAM_SUFFIXES = (".tck", ".trk", ".trx", ".tck.gz", ".trk.gz")
+"""Endings of the files that `open_tractogram` reads."""
+
+_OPENERS = {".tck": open_tck, ".trk": open_trk, ".trx": open_trx}
+
+
+def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> TractogramFile:
+    """Open a tractogram.
+
+    Parameters
+    ----------
+    path
+        A .tck, .trk, .tck.gz, .trk.gz or .trx file, or a .trx folder. Compressed ones are read
+        into memory: see `unpack`.
+    spans
+        `TractogramFile.spans` of an earlier opening of the same content. The file is then not
+        searched, and opens at once whatever its size.
+
+    Raises
+    ------
+    FormatError
+        If it is missing, of another format, or broken; says what is wrong and where.
+    """
+    path = Path(path)
+    return _OPENERS[_format_suffix(path)](path, spans)
+
+
+def needs_unpacking(path: str | PathLike[str]) -> bool:
+    """Tell whether a tractogram is compressed, so that its points cannot be mapped."""
+    path = Path(path)
+    _format_suffix(path)
+    if path.suffix.lower() == ".gz":
+        return True
+    return path.suffix.lower() == ".trx" and path.is_file() and is_deflated(path)
+
+
+def unpack(path: str | PathLike[str], directory: str | PathLike[str]) -> Path:
+    """Write a compressed tractogram uncompressed, a piece at a time.
+
+    Parameters
+    ----------
+    path
+        A tractogram that `needs_unpacking`.
+    directory
+        Where to, under its own name without ``.gz``.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    FormatError
+        If it is truncated or damaged; nothing is left behind.
+    """
+    path, directory = Path(path), Path(directory)
+    if path.suffix.lower() != ".gz":
+        target = directory / path.name
+        store_plain(path, target)
+        return target
+    target = directory / path.stem
+    try:
+        with gzip.open(path) as source, replacing(target) as sink:
+            shutil.copyfileobj(source, sink, 1 << 22)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise broken_gzip(path, error) from error
+    return target
+
+
+def _format_suffix(path: Path) -> str:
+    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    if suffix not in _OPENERS or path.name.lower().endswith(".trx.gz"):
+        raise FormatError(
+            f"{path} is no tractogram that can be read: its name should end in "
+            f"{', '.join(TRACTOGRAM_SUFFIXES)}. Convert it, for example with MRtrix3's tckconvert."
+        )
+    if not path.exists():
+        raise FormatError(f"There is no file {path}. Check the path, and that its disk is mounted.")
+    if path.is_dir() and suffix != ".trx":
+        raise FormatError(f"{path} is a folder; only a .trx may be one.")
+    return suffix

@@ -1,0 +1,262 @@
+"""NIfTI images: arrays as they are stored, with the grid that places them in the world."""
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, SpatialImage
+from numpy.typing import ArrayLike, NDArray
+
+from lacuna.errors import FormatError, GridError, LesionError
+from lacuna.formats.replace import replacing
+from lacuna.geometry.grid import FloatArray, Grid
+
+ImageSource: TypeAlias = str | PathLike[str] | SpatialImage | tuple[ArrayLike, ArrayLike]
+"""A path, a nibabel image, or an array with its affine."""
+
+Stored = TypeVar("Stored", bound=np.generic)
+
+BINARY_TOLERANCE = 1e-6
+"""How far from 0 and 1 a float mask may be: the rounding of scaled integers."""
+
+GZIP_LEVEL = 1
+"""Maps are mostly zeros: higher levels cost ten times the time for a few per cent."""
+
+
+@dataclass(frozen=True, eq=False)
+class Image(Generic[Stored]):
+    """An image as it is stored.
+
+    Parameters
+    ----------
+    array : (i, j, k)
+        Voxel values; axes point wherever the file has them.
+    grid
+        Where the voxels are.
+    name
+        The path, or what stands for it in messages.
+    affine_from
+        What the grid was taken from.
+    notes
+        What is odd about the image, one sentence each.
+    """
+
+    array: NDArray[Stored]
+    grid: Grid
+    name: str
+    affine_from: Literal["sform", "qform", "affine"]
+    notes: tuple[str, ...] = ()
+
+
+def load_image(source: ImageSource) -> Image[Any]:
+    """Load one volume.
+
+    Parameters
+    ----------
+    source
+        What to load. Axes of length 1 after the third are dropped.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, damaged, or no image.
+    GridError
+        If its place in the world is not stated, or stated twice with different handedness, or it
+        has more than one volume.
+    """
+    if isinstance(source, tuple):
+        array, affine = np.asarray(source[0]), np.asarray(source[1], np.float64)
+        volume = _one_volume(array, "The array given")
+        return Image(volume, Grid(_shape(volume), affine), "array", "affine")
+    if isinstance(source, SpatialImage):
+        image, name = source, source.get_filename() or "image"
+    else:
+        image, name = _open(Path(source)), str(source)
+    affine, affine_from, notes = _placement(image, name)
+    volume = _one_volume(_values(image, name), name)
+    return Image(volume, Grid(_shape(volume), affine), name, affine_from, notes)
+
+
+def load_mask(source: ImageSource) -> Image[np.bool_]:
+    """Load a lesion mask: zeros, and one other value.
+
+    Parameters
+    ----------
+    source
+        What to load.
+
+    Raises
+    ------
+    FormatError, GridError
+        As `load_image`.
+    LesionError
+        If it is empty, has values that are not finite, or more than two values, as a map of
+        probabilities has.
+    """
+    image = load_image(source)
+    values, name = image.array, image.name
+    if values.dtype.kind not in "buif":
+        raise LesionError(f"{name} holds {values.dtype} values, not numbers: it is no mask.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        n = int((~np.isfinite(values)).sum())
+        raise LesionError(
+            f"{name} has {n} voxels that are NaN or infinite. If they are background, set them "
+            "to 0 and save the mask as uint8."
+        )
+    low, high = float(values.min()), float(values.max())
+    if low < -BINARY_TOLERANCE:
+        raise LesionError(f"{name} has values down to {low:g}: a mask holds 0 and 1.")
+    if high <= BINARY_TOLERANCE:
+        raise LesionError(f"{name} is empty: no voxel is above 0. Was the right file given?")
+    mask = values > BINARY_TOLERANCE * high
+    if values.dtype.kind != "b" and not (values[mask] >= high * (1 - BINARY_TOLERANCE)).all():
+        raise LesionError(
+            f"{name} has several values from {low:g} to {high:g}, as probabilities or labels do. "
+            "Choose a threshold (or a label) and save it as a mask of 0 and 1."
+        )
+    if high < 1 - BINARY_TOLERANCE:
+        raise LesionError(
+            f"{name} has no value above {high:g}: it seems to be a map of probabilities. "
+            "Choose a threshold and save it as a mask of 0 and 1."
+        )
+    notes = image.notes
+    if high > 1 + BINARY_TOLERANCE:
+        notes += (f"Its only value beside 0 is {high:g}, taken as lesion.",)
+    return Image(mask, image.grid, name, image.affine_from, notes)
+
+
+def save_map(
+    path: str | PathLike[str],
+    array: NDArray[Any],
+    grid: Grid,
+    dtype: type[np.generic] | None = None,
+    *,
+    code: Literal[1, 2, 3, 4] = 2,
+) -> None:
+    """Write an image; an existing file is replaced in one step.
+
+    The same input makes the same bytes.
+
+    Parameters
+    ----------
+    path
+        Where to; compressed if it ends in ``.gz``.
+    array : (i, j, k)
+        Voxel values in the order of the grid.
+    grid
+        Where the voxels are.
+    dtype
+        How to store them; by default masks as uint8, integers as int32, others as float32.
+    code
+        What NIfTI calls the space: 1 scanner, 2 aligned to another image, 3 Talairach, 4 MNI152.
+
+    Raises
+    ------
+    GridError
+        If array and grid have different shapes.
+    """
+    path = Path(path)
+    if array.shape != grid.shape:
+        raise GridError(f"An array of shape {array.shape} does not fit a grid of {grid.shape}.")
+    if dtype is None:
+        kinds: dict[str, type[np.generic]] = {"b": np.uint8, "i": np.int32, "u": np.int32}
+        dtype = np.uint8 if array.dtype == np.uint8 else kinds.get(array.dtype.kind, np.float32)
+    stored = np.asarray(array, np.dtype(dtype).newbyteorder("<"))
+    content = _header(grid, stored.dtype, code) + stored.tobytes(order="F")
+    if path.suffix == ".gz":
+        content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    with replacing(path) as stream:
+        stream.write(content)
+
+
+def _header(grid: Grid, dtype: np.dtype[Any], code: int) -> bytes:
+    header = nibabel.Nifti1Header(endianness="<")
+    header.set_data_dtype(dtype)
+    header.set_data_shape(grid.shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(grid.affine, code)
+    header.set_sform(grid.affine, code)
+    # A qform cannot hold shears: without a code nobody reads it.
+    if not Grid(grid.shape, header.get_qform()).is_same(grid):
+        header["qform_code"] = 0
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    return bytes(header.binaryblock) + bytes(4)
+
+
+def _open(path: Path) -> SpatialImage:
+    try:
+        image = nibabel.load(path)
+    except FileNotFoundError as error:
+        raise FormatError(f"There is no file {path}. Check the path.") from error
+    except (ImageFileError, HeaderDataError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FormatError(
+            f"{path} cannot be read as an image ({error}). Copy it again, or convert it to NIfTI."
+        ) from error
+    if not isinstance(image, SpatialImage):
+        raise FormatError(f"{path} is a {type(image).__name__}, not an image of voxels.")
+    return image
+
+
+def _values(image: SpatialImage, name: str) -> NDArray[Any]:
+    try:
+        return np.asanyarray(image.dataobj)
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise FormatError(
+            f"{name} is truncated or damaged ({error}). Copy or write it again."
+        ) from error
+
+
+def _placement(
+    image: SpatialImage, name: str
+) -> tuple[FloatArray, Literal["sform", "qform", "affine"], tuple[str, ...]]:
+    if not isinstance(image, nibabel.Nifti1Pair):
+        if image.affine is None:
+            raise GridError(f"{name} has no affine: where its voxels are is unknown.")
+        return image.affine, "affine", ()
+    sform = image.header.get_sform(coded=True)[0]
+    try:
+        qform = image.header.get_qform(coded=True)[0]
+    except (HeaderDataError, ValueError):
+        qform = None
+    if qform is not None and not np.isfinite(qform).all():
+        qform = None
+    if sform is None and qform is None:
+        raise GridError(
+            f"{name} has neither a valid sform nor qform (codes 0): which side is left is unknown. "
+            "Set its affine from the image it was drawn on."
+        )
+    if sform is None:
+        return qform, "qform", ()
+    if qform is None:
+        return sform, "sform", ()
+    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        raise GridError(
+            f"{name}: sform and qform disagree about handedness, so that left and right depend on "
+            "the program that reads it. Find out which is right and copy it over the other."
+        )
+    shape = (*image.shape[:3], 1, 1, 1)[:3]
+    if not Grid(shape, sform).is_same(Grid(shape, qform)):
+        return sform, "sform", ("Its sform and qform place it differently; the sform is used.",)
+    return sform, "sform", ()
+
+
+def _one_volume(array: NDArray[Any], name: str) -> NDArray[Any]:
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3:
+        raise GridError(
+            f"{name} has shape {array.shape}: one volume of three axes is needed. "
+            "Choose one, for example with fslroi or nibabel's slicer."
+        )
+    return array
+
+
+def _shape(volume: NDArray[Any]) -> tuple[int, int, int]:
+    return volume.shape[0], volume.shape[1], volume.shape[2]

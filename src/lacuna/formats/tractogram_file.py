@@ -1,0 +1,177 @@
+"""What an opened tractogram is, whatever its format, and how its bytes are reached."""
+
+import gzip
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacuna.errors import FormatError
+from lacuna.geometry.grid import FloatArray, IntArray
+from lacuna.geometry.streamlines import Streamlines
+
+ByteArray = NDArray[np.uint8]
+Spans = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""First words and point counts of all streamlines, as `Streamlines` has them."""
+
+SCAN_WORDS = 3 << 20
+"""Words looked at in one go: they stay in the processor's cache between the steps of a scan."""
+
+BRAIN_BOX_MM = np.array([[-105.0, -145.0, -95.0], [105.0, 110.0, 125.0]])
+"""Low and high corner of a box that holds every adult brain with its origin near the anterior
+commissure, as in all template spaces."""
+
+
+@dataclass(frozen=True, eq=False)
+class TractogramFile:
+    """An opened tractogram.
+
+    Parameters
+    ----------
+    path
+        Where it was read from.
+    format
+        How it is encoded.
+    streamlines
+        Its polylines, over the mapped file where nothing is compressed.
+    step_size_mm
+        The header line ``step_size`` of a .tck: the only thing that MRtrix3 takes the length of a
+        step from.
+    groups
+        Streamline numbers of each tract that the file names.
+    per_streamline : (n,) or (n, k)
+        Numbers that the file keeps with each streamline, by name.
+    warnings
+        What is odd about the file, one sentence each.
+    header
+        What the file says about itself.
+    """
+
+    path: Path
+    format: Literal["tck", "trk", "trx"]
+    streamlines: Streamlines
+    step_size_mm: float | None = None
+    groups: Mapping[str, IntArray] = field(default_factory=dict)
+    per_streamline: Mapping[str, FloatArray] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spans(self) -> Spans:
+        """First words and point counts; `open_tractogram` takes them to open without a scan."""
+        return self.streamlines.firsts, self.streamlines.counts
+
+    def bounds(self) -> tuple[FloatArray, FloatArray]:
+        """Return the box of all points; reads the whole file.
+
+        Returns
+        -------
+        low, high : (3,)
+            Corners, mm RAS+.
+        """
+        low, high = np.full(3, np.inf), np.full(3, -np.inf)
+        for _, points, _ in self.streamlines.chunks():
+            if len(points):
+                low = np.minimum(low, points.min(axis=0))
+                high = np.maximum(high, points.max(axis=0))
+        return low, high
+
+
+def map_bytes(path: Path) -> ByteArray:
+    """Return the bytes of a file, mapped; those of a .gz file, decompressed, in memory.
+
+    Raises
+    ------
+    FormatError
+        If it is empty, or its compression is damaged.
+    """
+    if path.suffix.lower() == ".gz":
+        try:
+            with gzip.open(path) as stream:
+                data = np.frombuffer(stream.read(), np.uint8)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise broken_gzip(path, error) from error
+    elif path.stat().st_size:
+        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
+    else:
+        data = np.empty(0, np.uint8)
+    if not len(data):
+        raise FormatError(f"{path} is empty: it was probably never written to its end.")
+    return data
+
+
+def broken_gzip(path: Path, error: Exception) -> FormatError:
+    """Return the error for a .gz file that cannot be decompressed to its end."""
+    return FormatError(
+        f"{path} cannot be decompressed ({error}): it is truncated or no gzip file. "
+        "Copy or download it again."
+    )
+
+
+def find_non_finite(words: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return where numbers are NaN or infinite, looking at some at a time."""
+    found = []
+    for start in range(0, len(words), SCAN_WORDS):
+        # Unaligned or byte-swapped words are copied here, a chunk at a time.
+        chunk = np.asarray(words[start : start + SCAN_WORDS])
+        finite = np.isfinite(chunk)
+        if not finite.all():
+            found.append(np.flatnonzero(~finite) + start)
+    return np.concatenate(found) if found else np.empty(0, np.int64)
+
+
+def check_spans(path: Path, streamlines: Streamlines) -> None:
+    """Raise unless a file has streamlines and its words hold all of them.
+
+    Raises
+    ------
+    FormatError
+        If there is no streamline, or spans from an earlier opening point beyond the end.
+    """
+    if not len(streamlines):
+        raise FormatError(
+            f"{path} holds no streamlines. Was the program that wrote it interrupted, "
+            "or everything filtered out?"
+        )
+    ends = streamlines.firsts + streamlines.counts * streamlines.stride
+    if streamlines.counts.min() < 0 or ends.max() > len(streamlines.words):
+        raise FormatError(
+            f"{path} holds {len(streamlines.words)} numbers, and a streamline would end at "
+            f"{ends.max()}: it has changed since its streamlines were listed."
+        )
+
+
+def check_placement(streamlines: Streamlines) -> list[str]:
+    """Return warnings about points that are not where a brain in mm would be.
+
+    Parameters
+    ----------
+    streamlines
+        A thousand of them are looked at, spread evenly over the file.
+    """
+    ids = np.unique(np.linspace(0, len(streamlines) - 1, 1000).astype(np.int64))
+    points, _ = streamlines.gather(ids)
+    if not len(points):
+        return ["None of the streamlines looked at has any points."]
+    low, high = points.min(axis=0), points.max(axis=0)
+    box = f"from {_triple(low)} to {_triple(high)}"
+    extent = float((high - low).max())
+    if len(points) > 100 and (extent < 1 or extent > 500):
+        text = f"The points reach {box}: {extent:.3g} across, which is not a brain in mm. "
+        return [text + "Convert the coordinates to mm in scanner or template space."]
+    inside = ((points >= BRAIN_BOX_MM[0]) & (points <= BRAIN_BOX_MM[1])).all(axis=1).mean()
+    if inside < 0.5:
+        text = (
+            f"{100 * (1 - inside):.0f} % of the points lie where no brain in template space is "
+            f"(they reach {box} mm): the header's translation is probably missing or wrong. "
+        )
+        return [text + "Compare the tractogram with its template in a viewer first."]
+    return []
+
+
+def _triple(point: FloatArray) -> str:
+    return "(" + ", ".join(f"{value:.1f}" for value in point) + ")"

@@ -1,0 +1,312 @@
+""".trx: a zip archive or a folder of plain arrays; points in mm RAS+ of any float type."""
+
+import json
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacuna.errors import FormatError
+from lacuna.formats.replace import replacing
+from lacuna.formats.tractogram_file import (
+    ByteArray,
+    Spans,
+    TractogramFile,
+    check_placement,
+    check_spans,
+    find_non_finite,
+)
+from lacuna.geometry.grid import FloatArray, Grid, IntArray
+from lacuna.geometry.streamlines import Streamlines
+
+DTYPES = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {
+    f"float{bits}" for bits in (16, 32, 64)
+}
+LOCAL_HEADER_BYTES = 30
+"""Of a zip member, before its name and extra field (APPNOTE.TXT 4.3.7)."""
+
+
+def open_trx(path: Path, spans: Spans | None = None) -> TractogramFile:
+    """Open a .trx archive or folder.
+
+    Parameters
+    ----------
+    path
+        Archive or folder; arrays are mapped where they are not compressed.
+    spans
+        From an earlier opening of the same file: saves the search for points that are not finite.
+
+    Raises
+    ------
+    FormatError
+        If the file is broken; says which array is.
+    """
+    members = dict(_folder_members(path) if path.is_dir() else _zip_members(path))
+    header = _read_header(path, members)
+    points = _one_array(path, members, "positions")
+    if points.dtype.kind != "f" or points.ndim != 2 or points.shape[1] != 3:
+        raise FormatError(f"{path}: positions are {points.dtype} of shape {points.shape}, not n×3.")
+    offsets = _read_offsets(path, members, header, len(points))
+    words = points.reshape(-1)
+    if spans is None:
+        bad = find_non_finite(words)
+        if len(bad):
+            i = int(np.searchsorted(offsets, bad[0] // 3, side="right")) - 1
+            raise FormatError(
+                f"{path}: point {bad[0] // 3 - offsets[i]} of streamline {i} has a coordinate that "
+                "is NaN or infinite. Remove such streamlines, or write the file again."
+            )
+    streamlines = Streamlines(words, offsets[:-1] * 3, np.diff(offsets))
+    check_spans(path, streamlines)
+    return TractogramFile(
+        path,
+        "trx",
+        streamlines,
+        groups=_read_groups(path, members, len(streamlines)),
+        per_streamline=_read_per_streamline(path, members, len(streamlines)),
+        warnings=tuple(check_placement(streamlines)),
+        header=header,
+    )
+
+
+def is_deflated(path: Path) -> bool:
+    """Tell whether any array of an archive is compressed, so that it cannot be mapped."""
+    with _open_zip(path) as archive:
+        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+
+
+def store_plain(path: Path, target: Path) -> None:
+    """Copy an archive to one whose arrays can be mapped.
+
+    Raises
+    ------
+    FormatError
+        If the archive is damaged.
+    """
+    with _open_zip(path) as archive, replacing(target) as stream:
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as plain:
+            for member in archive.infolist():
+                if member.is_dir():
+                    continue
+                info = _plain_info(member.filename)
+                info.file_size = member.file_size
+                try:
+                    with archive.open(member) as source, plain.open(info, "w") as sink:
+                        while block := source.read(1 << 22):
+                            sink.write(block)
+                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                    raise _damaged(path, member.filename, error) from error
+
+
+def save_trx(
+    path: Path,
+    points: FloatArray,
+    offsets: IntArray,
+    grid: Grid,
+    *,
+    groups: Mapping[str, IntArray] | None = None,
+    per_streamline: Mapping[str, FloatArray] | None = None,
+    deflated: bool = False,
+) -> None:
+    """Write streamlines as a .trx archive; an existing file is replaced in one step.
+
+    Parameters
+    ----------
+    path
+        Where to.
+    points : (m, 3)
+        Points of all streamlines, mm RAS+; float16 is kept, all else becomes float32.
+    offsets : (n + 1,)
+        Points of the i-th are ``points[offsets[i]:offsets[i + 1]]``.
+    grid
+        Of the image that goes with the streamlines; only noted in the header.
+    groups
+        Streamline numbers of each tract.
+    per_streamline : (n,) or (n, k)
+        Numbers to keep with each streamline.
+    deflated
+        Whether to compress; such a file cannot be mapped.
+    """
+    kind = "float16" if points.dtype == np.float16 else "float32"
+    header = {
+        "DIMENSIONS": list(grid.shape),
+        "VOXEL_TO_RASMM": grid.affine.tolist(),
+        "NB_VERTICES": len(points),
+        "NB_STREAMLINES": len(offsets) - 1,
+    }
+    arrays: dict[str, NDArray[Any]] = {
+        f"positions.3.{kind}": points.astype(np.dtype(kind).newbyteorder("<")),
+        "offsets.uint64": offsets.astype("<u8"),
+    }
+    for name, ids in (groups or {}).items():
+        arrays[f"groups/{name}.uint32"] = np.asarray(ids).astype("<u4")
+    for name, values in (per_streamline or {}).items():
+        width = f".{values.shape[1]}" if values.ndim == 2 else ""
+        arrays[f"dps/{name}{width}.float32"] = np.asarray(values).astype("<f4")
+    compression = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        contents = {"header.json": json.dumps(header).encode()}
+        contents |= {name: array.tobytes() for name, array in arrays.items()}
+        for name, content in contents.items():
+            archive.writestr(_plain_info(name), content, compression, 9 if deflated else None)
+
+
+def _plain_info(name: str) -> zipfile.ZipInfo:
+    # A fixed date: the same streamlines make the same bytes.
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.external_attr = 0o644 << 16
+    return info
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise FormatError(
+            f"{path} is no readable zip archive ({error}): it is truncated, or no .trx file. "
+            "Copy or download it again."
+        ) from error
+
+
+def _damaged(path: Path, name: str, error: object) -> FormatError:
+    return FormatError(f"{path}: {name} is damaged ({error}). Copy or download it again.")
+
+
+def _folder_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
+    for file in sorted(path.rglob("*")):
+        if file.is_file():
+            empty = not file.stat().st_size
+            data = np.empty(0, np.uint8) if empty else np.asarray(np.memmap(file, np.uint8, "r"))
+            yield file.relative_to(path).as_posix(), data
+
+
+def _zip_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
+    with _open_zip(path) as archive:
+        mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        for member in archive.infolist():
+            if member.is_dir() or member.filename.startswith(("dpv/", "dpg/")):
+                continue
+            if member.compress_type == zipfile.ZIP_STORED:
+                yield member.filename, _stored_bytes(path, mapped, member)
+                continue
+            try:
+                yield member.filename, np.frombuffer(archive.read(member), np.uint8)
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+                raise _damaged(path, member.filename, error) from error
+
+
+def _stored_bytes(path: Path, mapped: ByteArray, member: zipfile.ZipInfo) -> ByteArray:
+    at = member.header_offset
+    local = mapped[at : at + LOCAL_HEADER_BYTES].tobytes()
+    if local[:4] != b"PK\3\4":
+        raise _damaged(path, member.filename, "its local header is not where the directory says")
+    # The local extra field may be longer than the one in the directory (zip64, alignment).
+    name_bytes, extra_bytes = (
+        int.from_bytes(local[26:28], "little"),
+        int.from_bytes(local[28:], "little"),
+    )
+    start = at + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+    data = mapped[start : start + member.file_size]
+    if len(data) < member.file_size:
+        raise _damaged(path, member.filename, "it ends beyond the end of the file")
+    return data
+
+
+def _read_header(path: Path, members: Mapping[str, ByteArray]) -> dict[str, Any]:
+    if "header.json" not in members:
+        raise FormatError(f"{path} has no header.json: it is no .trx file ({sorted(members)[:5]}).")
+    try:
+        header = json.loads(members["header.json"].tobytes())
+    except ValueError as error:
+        raise _damaged(path, "header.json", error) from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "header.json", "it is no JSON object")
+    return header
+
+
+def _arrays(
+    path: Path, members: Mapping[str, ByteArray], folder: str
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield names and arrays; ``NAME.3.float32`` is an array of three columns."""
+    for file, data in members.items():
+        place = PurePosixPath(file)
+        if place.parent.as_posix() != folder:
+            continue
+        name, *middle, kind = place.name.split(".")
+        if kind not in DTYPES:
+            continue
+        dtype = np.dtype(kind).newbyteorder("<")
+        width = int(middle[-1]) if middle and middle[-1].isdigit() else 1
+        if len(data) % (dtype.itemsize * width):
+            raise _damaged(path, file, f"{len(data)} bytes are no whole rows of {width} {kind}")
+        array = data.view(dtype)
+        yield name, array.reshape(-1, width) if width > 1 else array
+
+
+def _one_array(path: Path, members: Mapping[str, ByteArray], name: str) -> NDArray[Any]:
+    for found, array in _arrays(path, members, "."):
+        if found == name:
+            return array
+    raise FormatError(f"{path} has no {name} array: it is truncated, or no .trx file.")
+
+
+def _read_offsets(
+    path: Path, members: Mapping[str, ByteArray], header: Mapping[str, Any], n_points: int
+) -> NDArray[np.int64]:
+    offsets = _one_array(path, members, "offsets").reshape(-1).astype(np.int64)
+    n = header.get("NB_STREAMLINES", len(offsets) - 1)
+    counted = header.get("NB_VERTICES", n_points)
+    if counted != n_points:
+        raise FormatError(
+            f"{path}: header.json counts {counted} points and positions holds {n_points}: "
+            "the file is damaged or was not finished. Write it again."
+        )
+    if len(offsets) == n:  # the last one, the number of points, is optional
+        offsets = np.append(offsets, n_points)
+    if len(offsets) != n + 1:
+        raise FormatError(
+            f"{path}: header.json counts {n} streamlines and there are {len(offsets)} offsets: "
+            "the file is damaged or was not finished. Write it again."
+        )
+    steps = np.diff(offsets)
+    if len(steps) and (offsets[0] != 0 or steps.min() < 0 or offsets[-1] != n_points):
+        i = int(np.argmax(steps < 0)) + 1 if steps.min() < 0 else (0 if offsets[0] else int(n))
+        raise FormatError(
+            f"{path}: offset {i} is {offsets[i]}, with {n_points} points in the file: offsets must "
+            "rise from 0 to the number of points. The file is damaged; write it again."
+        )
+    return offsets
+
+
+def _read_groups(
+    path: Path, members: Mapping[str, ByteArray], n_streamlines: int
+) -> dict[str, IntArray]:
+    groups: dict[str, IntArray] = {}
+    for name, ids in _arrays(path, members, "groups"):
+        ids = ids.reshape(-1)
+        if ids.dtype.kind not in "iu" or (
+            len(ids) and not 0 <= ids.min() <= ids.max() < n_streamlines
+        ):
+            raise FormatError(
+                f"{path}: group {name} names streamlines beyond the {n_streamlines} of the file. "
+                "Write the file again, or remove that group."
+            )
+        groups[name] = ids
+    return groups
+
+
+def _read_per_streamline(
+    path: Path, members: Mapping[str, ByteArray], n_streamlines: int
+) -> dict[str, FloatArray]:
+    found = dict(_arrays(path, members, "dps"))
+    for name, values in found.items():
+        if len(values) != n_streamlines:
+            raise FormatError(
+                f"{path}: dps/{name} has {len(values)} rows for {n_streamlines} streamlines. "
+                "Write the file again, or remove that array."
+            )
+    return found
