@@ -71,9 +71,9 @@ def load_image(source: ImageSource) -> Image[Any]:
         has more than one volume.
     """
     if isinstance(source, tuple):
-        array, affine = np.asarray(source[0]), np.asarray(source[1], np.float64)
-        volume = _one_volume(array, "The array given")
-        return Image(volume, Grid(_shape(volume), affine), "array", "affine")
+        volume = _one_volume(np.asarray(source[0]), "The array given")
+        grid = Grid(_shape(volume), np.asarray(source[1], np.float64))
+        return Image(volume, grid, "array", "affine")
     if isinstance(source, SpatialImage):
         image, name = source, source.get_filename() or "image"
     else:
@@ -220,7 +220,7 @@ def _placement(
         if image.affine is None:
             raise GridError(f"{name} has no affine: where its voxels are is unknown.")
         return image.affine, "affine", ()
-    sform = image.header.get_sform(coded=True)[0]
+    sform: FloatArray | None = image.header.get_sform(coded=True)[0]
     try:
         qform = image.header.get_qform(coded=True)[0]
     except (HeaderDataError, ValueError):

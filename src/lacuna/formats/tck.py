@@ -1,4 +1,4 @@
-"""MRtrix3's .tck: a text header, then points in mm RAS+; NaN between streamlines, Inf at the end."""
+"""MRtrix3's .tck: a text header, then points in mm RAS+, NaN between them, Inf at the end."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -85,9 +85,7 @@ def open_trk(path: Path, spans: Spans | None = None) -> TractogramFile:
         _check_finite(path, streamlines)
     counted, found = int(fields["n_count"]), len(streamlines)
     if 0 < counted < found:
-        warnings.append(
-            f"The header counts {counted} streamlines; all {found} that are there are used."
-        )
+        warnings.append(f"The header counts {counted} streamlines; the {found} found are used.")
     if not any("translation" in warning for warning in warnings):
         warnings += check_placement(streamlines)
     return TractogramFile(
@@ -112,8 +110,8 @@ def _read_header(path: Path, data: ByteArray) -> np.void:
             f"{path} has {len(data)} bytes, less than the {HEADER_BYTES} of a .trk header: "
             "it is truncated. Copy or download it again."
         )
-    for byte_order in "<>":
-        fields = data[:HEADER_BYTES].view(HEADER.newbyteorder(byte_order))[0]
+    for dtype in (HEADER, HEADER.newbyteorder(">")):
+        fields: np.void = data[:HEADER_BYTES].view(dtype)[0]
         if fields["hdr_size"] == HEADER_BYTES:
             break
     else:
@@ -212,8 +210,8 @@ def _walk_records(
 
 def _reader(words: NDArray[np.floating]) -> Callable[[int], int]:
     if words.dtype.isnative:
-        return memoryview(words.view(np.uint8)).cast("i").__getitem__  # type: ignore[return-value]
-    data, unpack = memoryview(words.view(np.uint8)), Struct(words.dtype.byteorder + "i").unpack_from
+        return words.view(np.uint8).data.cast("i").__getitem__
+    data, unpack = words.view(np.uint8).data, Struct(words.dtype.byteorder + "i").unpack_from
     return lambda at: int(unpack(data, 4 * at)[0])
 
 
@@ -254,9 +252,9 @@ def _read_properties(
     names: list[tuple[str, int]] = []
     for raw in fields["property_names"]:
         # nibabel keeps the number of columns behind the name and a NUL.
-        name, _, width = bytes(raw).rstrip(b"\0").partition(b"\0")
-        if name:
-            names.append((name.decode("latin-1"), int(width) if width.isdigit() else 1))
+        text, _, digits = bytes(raw).rstrip(b"\0").partition(b"\0")
+        if text:
+            names.append((text.decode("latin-1"), int(digits) if digits.isdigit() else 1))
     first = streamlines.firsts + streamlines.counts * streamlines.stride
     properties: dict[str, FloatArray] = {}
     column = 0

@@ -87,19 +87,22 @@ def store_plain(path: Path, target: Path) -> None:
     FormatError
         If the archive is damaged.
     """
-    with _open_zip(path) as archive, replacing(target) as stream:
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as plain:
-            for member in archive.infolist():
-                if member.is_dir():
-                    continue
-                info = _plain_info(member.filename)
-                info.file_size = member.file_size
-                try:
-                    with archive.open(member) as source, plain.open(info, "w") as sink:
-                        while block := source.read(1 << 22):
-                            sink.write(block)
-                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                    raise _damaged(path, member.filename, error) from error
+    with (
+        _open_zip(path) as archive,
+        replacing(target) as stream,
+        zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as plain,
+    ):
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            info = _plain_info(member.filename)
+            info.file_size = member.file_size
+            try:
+                with archive.open(member) as source, plain.open(info, "w") as sink:
+                    while block := source.read(1 << 22):
+                        sink.write(block)
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise _damaged(path, member.filename, error) from error
 
 
 def save_trx(
@@ -205,11 +208,8 @@ def _stored_bytes(path: Path, mapped: ByteArray, member: zipfile.ZipInfo) -> Byt
     if local[:4] != b"PK\3\4":
         raise _damaged(path, member.filename, "its local header is not where the directory says")
     # The local extra field may be longer than the one in the directory (zip64, alignment).
-    name_bytes, extra_bytes = (
-        int.from_bytes(local[26:28], "little"),
-        int.from_bytes(local[28:], "little"),
-    )
-    start = at + LOCAL_HEADER_BYTES + name_bytes + extra_bytes
+    lengths = np.frombuffer(local[26:], "<u2")  # of name and extra field
+    start = at + LOCAL_HEADER_BYTES + int(lengths.sum())
     data = mapped[start : start + member.file_size]
     if len(data) < member.file_size:
         raise _damaged(path, member.filename, "it ends beyond the end of the file")
