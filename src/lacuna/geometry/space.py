@@ -24,7 +24,7 @@ class StatedSpace:
     Parameters
     ----------
     name
-        As `resolve_space` returns it.
+        As it was written; `resolve_space` makes it comparable.
     source
         For people: ``--space``, a file's name, a sidecar, a configuration file.
     """

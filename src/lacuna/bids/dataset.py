@@ -1,0 +1,317 @@
+"""Finding lesion masks in a BIDS dataset, in a folder of masks, or in one file.
+
+In a BIDS dataset a lesion is a ``*_mask`` or ``*_roi`` image whose label or description says so;
+in a plain folder every image is taken for one. What was passed over is listed with its reason.
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lacuna.bids.names import BidsName, file_stem, name_plain_file, parse_name, split_extension
+from lacuna.errors import DatasetError
+from lacuna.geometry.space import StatedSpace
+
+IMAGE_EXTENSIONS = (".nii", ".nii.gz")
+_LESION_WORD = re.compile(r"lesion|stroke|infarct|lacune|haemorrhage|hemorrhage", re.IGNORECASE)
+_SKIPPED_DIRECTORIES = ("derivatives", "sourcedata", "code", "stimuli")
+
+
+@dataclass(frozen=True)
+class LesionFile:
+    """A mask that was found, and what is known about it before it is opened.
+
+    Parameters
+    ----------
+    path
+        The image.
+    entities
+        Of its BIDS name, or of the name made for a plain file.
+    space
+        The space that its name or its sidecar states, if any, as it is written there.
+    sidecar
+        What the JSON files that apply to it say, the nearest winning.
+    lesion_side
+        Its participant's ``lesion_side`` in ``participants.tsv``, if any.
+    dataset
+        Root of the dataset or folder that it was found in.
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    space: StatedSpace | None = None
+    sidecar: Mapping[str, object] = field(default_factory=dict)
+    lesion_side: str | None = None
+    dataset: Path | None = None
+
+    @property
+    def participant(self) -> str:
+        """The subject's label, without ``sub-``."""
+        return self.entities["sub"]
+
+
+@dataclass(frozen=True)
+class IgnoredFile:
+    """An image that was passed over, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class LesionListing:
+    """What was found in an input, and what was passed over.
+
+    Parameters
+    ----------
+    root
+        The dataset or folder.
+    kind
+        ``"dataset"``, ``"folder"`` or ``"file"``.
+    found, ignored
+        In the order of their paths.
+    """
+
+    root: Path
+    kind: str
+    found: tuple[LesionFile, ...]
+    ignored: tuple[IgnoredFile, ...]
+
+
+def find_lesions(
+    input_path: str | os.PathLike[str], participant_labels: Sequence[str] | None = None
+) -> LesionListing:
+    """List the lesion masks of an input.
+
+    Parameters
+    ----------
+    input_path
+        Exactly one of: a BIDS dataset (raw or derivatives), a folder of masks, one mask.
+    participant_labels
+        Take only these subjects; with or without ``sub-``.
+
+    Raises
+    ------
+    DatasetError
+        If the input is none of the three, holds no lesion, or lacks a participant asked for.
+    """
+    path = Path(input_path).absolute()
+    if path.is_dir():
+        root = path
+        kind = "dataset" if _is_dataset(path) else "folder"
+        images = list(_walk_dataset(path) if kind == "dataset" else _list_folder(path))
+    elif path.is_file() and path.name.endswith(IMAGE_EXTENSIONS):
+        root, kind, images = _dataset_of(path), "file", [path]
+    else:
+        problem = "is not a NIfTI image" if path.exists() else "does not exist"
+        raise DatasetError(
+            f"{path} {problem}. INPUT is a BIDS dataset, a folder of masks, or one .nii or "
+            ".nii.gz mask."
+        )
+    found, ignored = _select(images, root, kind)
+    if not found:
+        raise DatasetError(_explain_none(path, kind, ignored))
+    if participant_labels:
+        found, others = _keep_participants(found, participant_labels, root)
+        ignored = sorted(ignored + others, key=lambda item: item.path)
+    return LesionListing(root, kind, tuple(found), tuple(ignored))
+
+
+def read_sidecar(path: Path) -> dict[str, object]:
+    """Return the content of a JSON sidecar.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be read, or is not a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"The sidecar {path} cannot be read ({error}); mend it.") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"The sidecar {path} is not a JSON object; mend it.")
+    return content
+
+
+def space_in_sidecar(sidecar: Mapping[str, object], source: str) -> StatedSpace | None:
+    """Return the space that a sidecar's ``Space`` or ``SpatialReference`` states, if any.
+
+    A reference to a file counts if its name holds a template, as in ``tpl-MNI152Lin_T1w.nii``;
+    any other path or address names no space.
+    """
+    for key in ("Space", "SpatialReference"):
+        value = sidecar.get(key)
+        if not isinstance(value, str) or not value:
+            continue
+        template = re.search(r"tpl-([A-Za-z0-9]+)", value)
+        if template:
+            return StatedSpace(template.group(1), f"{key} in {source}")
+        if "/" not in value and ":" not in value:
+            return StatedSpace(value, f"{key} in {source}")
+    return None
+
+
+def _is_dataset(path: Path) -> bool:
+    return (path / "dataset_description.json").is_file() or any(
+        child.is_dir() for child in path.glob("sub-*")
+    )
+
+
+def _dataset_of(path: Path) -> Path:
+    for parent in path.parents:
+        if (parent / "dataset_description.json").is_file():
+            return parent
+    return path.parent
+
+
+def _walk_dataset(root: Path) -> Iterator[Path]:
+    for directory, names, files in os.walk(root):
+        here = Path(directory)
+        hidden = [name for name in names if name.startswith(".")]
+        skipped = [name for name in names if here == root and name in _SKIPPED_DIRECTORIES]
+        names[:] = sorted(set(names) - set(hidden) - set(skipped))
+        # A dangling link is kept: content that was not fetched must fail aloud, not vanish.
+        yield from (here / name for name in sorted(files) if _is_image(name))
+
+
+def _list_folder(root: Path) -> Iterator[Path]:
+    yield from sorted(path for path in root.iterdir() if _is_image(path.name))
+
+
+def _is_image(name: str) -> bool:
+    return name.endswith(IMAGE_EXTENSIONS) and not name.startswith(".")
+
+
+def _select(
+    images: Iterable[Path], root: Path, kind: str
+) -> tuple[list[LesionFile], list[IgnoredFile]]:
+    sides = _read_sides(root)
+    found, ignored = [], []
+    for path in images:
+        name = parse_name(path.name)
+        reason = _reason_to_ignore(name) if kind == "dataset" else None
+        if reason is not None:
+            ignored.append(IgnoredFile(path, reason))
+            continue
+        name = name or name_plain_file(path.name)
+        sidecar, source = _collect_sidecar(path, name, root)
+        space = None
+        if "space" in name.entities:
+            space = StatedSpace(name.entities["space"], f"the name of {path.name}")
+        side = sides.get(name.entities["sub"])
+        space = space or space_in_sidecar(sidecar, source)
+        found.append(LesionFile(path, name.entities, space, sidecar, side, root))
+    return found, ignored
+
+
+def _reason_to_ignore(name: BidsName | None) -> str | None:
+    if name is None:
+        return "its name is not a BIDS name"
+    if name.suffix not in ("mask", "roi"):
+        return f"its suffix is {name.suffix}, not mask or roi"
+    label, description = name.entities.get("label", ""), name.entities.get("desc", "")
+    if description == "coverage":
+        return "it is the coverage mask of another run"
+    if label == "L" or _LESION_WORD.search(label) or _LESION_WORD.search(description):
+        return None
+    if name.suffix == "roi" and not label:
+        return None
+    if label:
+        return f"its label {label} is not a lesion"
+    return "no label says that it is a lesion (label-lesion, label-L)"
+
+
+def _collect_sidecar(path: Path, name: BidsName, root: Path) -> tuple[dict[str, object], str]:
+    """Return the merged content of the sidecars that apply, and the name of the nearest."""
+    own = path.with_name(file_stem(path) + ".json")
+    directories = [path.parent, *path.parent.parents]
+    depth = directories.index(root) if root in directories else 0
+    content: dict[str, object] = {}
+    source = own.name
+    for directory in reversed(directories[: depth + 1]):
+        applying = []
+        for candidate in directory.glob("*.json"):
+            other = parse_inherited(candidate.name)
+            if other is None or other.suffix != name.suffix or candidate == own:
+                continue
+            if other.entities.items() <= name.entities.items():
+                applying.append((len(other.entities), candidate))
+        for _, candidate in sorted(applying):
+            content |= read_sidecar(candidate)
+            source = candidate.name
+    if own.is_file():
+        content |= read_sidecar(own)
+        source = own.name
+    return content, source
+
+
+def parse_inherited(name: str) -> BidsName | None:
+    """Take apart the name of a file that may apply to many, as in ``space-X_mask.json``."""
+    if split_extension(name)[0].startswith("sub-"):
+        return parse_name(name)
+    parsed = parse_name(f"sub-x_{name}")
+    if parsed is None:
+        return None
+    return BidsName(
+        {key: value for key, value in parsed.entities.items() if key != "sub"},
+        parsed.suffix,
+        parsed.extension,
+    )
+
+
+def _read_sides(root: Path) -> dict[str, str]:
+    """Return the ``lesion_side`` of each participant, by label without ``sub-``."""
+    table = root / "participants.tsv"
+    if not table.is_file():
+        return {}
+    with table.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    sides = {}
+    for row in rows:
+        side = (row.get("lesion_side") or "n/a").strip()
+        if side.lower() not in ("n/a", "na", "nan", "") and row.get("participant_id"):
+            sides[row["participant_id"].strip().removeprefix("sub-")] = side
+    return sides
+
+
+def _keep_participants(
+    found: list[LesionFile], labels: Sequence[str], root: Path
+) -> tuple[list[LesionFile], list[IgnoredFile]]:
+    wanted = {label.removeprefix("sub-") for label in labels}
+    present = {lesion.participant for lesion in found}
+    missing = sorted(wanted - present)
+    if missing:
+        shown = ", ".join(sorted(present)[:10]) + (", …" if len(present) > 10 else "")
+        raise DatasetError(
+            f"No lesion mask of participant {', '.join(missing)} in {root}. It holds: {shown}."
+        )
+    kept = [lesion for lesion in found if lesion.participant in wanted]
+    others = [
+        IgnoredFile(lesion.path, "its participant was not asked for")
+        for lesion in found
+        if lesion.participant not in wanted
+    ]
+    return kept, others
+
+
+def _explain_none(path: Path, kind: str, ignored: Sequence[IgnoredFile]) -> str:
+    if kind == "folder":
+        return (
+            f"{path} holds no .nii or .nii.gz image and no sub-* folder. Give a BIDS dataset, a "
+            "folder of masks, or one mask."
+        )
+    hint = f", for example {ignored[0].path.name}: {ignored[0].reason}" if ignored else ""
+    inner = sorted(child.name for child in path.glob("derivatives/*") if _is_dataset(child))
+    way_out = (
+        f"Masks may be in {path / 'derivatives'} ({', '.join(inner)}): give that folder."
+        if inner
+        else "Name masks *_label-lesion_mask.nii.gz, or give a folder of masks or one mask."
+    )
+    return (
+        f"No lesion mask in the dataset {path} ({len(ignored)} images passed over{hint}). {way_out}"
+    )

@@ -1,0 +1,308 @@
+"""Writing a BIDS derivative dataset: names, tables, sidecars, and what the dataset is.
+
+An output folder holds results of one kind: one tractogram, space, rule and report grid. What they
+are stands in ``dataset_description.json``, and a run that would mix in others does not start.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from lacuna.bids.dataset import LesionFile, read_sidecar
+from lacuna.bids.names import build_name
+from lacuna.errors import DatasetError
+from lacuna.formats.replace import replacing
+
+BIDS_VERSION = "1.10.0"
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "map": (".nii.gz", ".json", ".png"),
+    "mask": (".nii.gz", ".json"),
+    "stats": (".tsv", ".json"),
+    "relmat": (".tsv", ".json"),
+    "tractography": (".tck", ".trx", ".json"),
+}
+"""Every suffix that is written, with its extensions; ``mask`` alone is a BIDS suffix."""
+
+_GENERATOR = "Lacuna"
+_NOT_CARRIED = ("space", "res", "den", "desc", "atlas", "seg", "scale")
+
+
+@dataclass(frozen=True)
+class LesionOutputs:
+    """Where the results of one lesion go.
+
+    Parameters
+    ----------
+    lesion
+        The mask they come from; its entities carry through.
+    output_dir
+        Root of the derivative dataset.
+    space
+        Space of the results.
+    resolution
+        Value of ``res``: the report grid, as `resolution_label` names it.
+    """
+
+    lesion: LesionFile
+    output_dir: Path
+    space: str
+    resolution: str
+
+    @property
+    def directory(self) -> Path:
+        """``sub-X[/ses-Y]/dwi`` in the output folder."""
+        entities = self.lesion.entities
+        parts = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
+        return self.output_dir.joinpath(*parts, "dwi")
+
+    def path(self, desc: str, suffix: str, extension: str, *, seg: str | None = None) -> Path:
+        """Return the path of a result.
+
+        Parameters
+        ----------
+        desc, suffix, extension
+            As in ``disconnection``, ``map``, ``.nii.gz``; suffix and extension from `SUFFIXES`.
+        seg
+            Parcellation that the result refers to.
+        """
+        own = {"space": self.space, "res": self.resolution, "desc": desc}
+        if seg is not None:
+            own["seg"] = seg
+        return self._path(own, suffix, extension)
+
+    def lesion_path(self, extension: str = ".nii.gz") -> Path:
+        """Return the path of the lesion as it was used, on its own grid."""
+        own = {"space": self.space, "label": self.lesion.entities.get("label", "lesion")}
+        return self._path(own, "mask", extension)
+
+    def _path(self, own: Mapping[str, str], suffix: str, extension: str) -> Path:
+        if extension not in SUFFIXES[suffix]:
+            raise ValueError(f"{suffix} is not written as {extension}")
+        carried = {k: v for k, v in self.lesion.entities.items() if k not in _NOT_CARRIED}
+        return self.directory / build_name({**carried, **own}, suffix, extension)
+
+
+def plan_outputs(
+    lesions: Sequence[LesionFile],
+    output_dir: str | os.PathLike[str],
+    *,
+    space: str,
+    resolution: str,
+) -> tuple[LesionOutputs, ...]:
+    """Return where the results of each lesion go, in the order of the lesions.
+
+    Raises
+    ------
+    DatasetError
+        If two lesions would write one file.
+    """
+    root = Path(output_dir).absolute()
+    planned: dict[Path, LesionOutputs] = {}
+    for lesion in lesions:
+        outputs = LesionOutputs(lesion, root, space, resolution)
+        # Compared without case: macOS and Windows would write both into one file.
+        key = Path(str(outputs.path("summary", "stats", ".tsv")).casefold())
+        if key in planned:
+            raise DatasetError(
+                f"{planned[key].lesion.path} and {lesion.path} would both write "
+                f"{outputs.path('disconnection', 'map', '.nii.gz').name}. Rename one, or tell "
+                "them apart by ses-, acq-, run- or label-; or run them into two folders."
+            )
+        planned[key] = outputs
+    return tuple(planned.values())
+
+
+def open_output(
+    output_dir: str | os.PathLike[str],
+    parameters: Mapping[str, object],
+    *,
+    sources: Sequence[str | os.PathLike[str]] = (),
+) -> Path:
+    """Make an output folder ready, or check that it holds results of the same kind.
+
+    Writes ``dataset_description.json`` and ``.bidsignore`` where they are absent. Many processes
+    may do so at once.
+
+    Parameters
+    ----------
+    parameters
+        What all results in the folder share, such as rule, tractogram fingerprint, space and
+        report grid; JSON values.
+    sources
+        Datasets that the lesions come from.
+
+    Returns
+    -------
+    Path
+        The folder, absolute.
+
+    Raises
+    ------
+    DatasetError
+        If the folder holds another dataset, or results under other parameters.
+    """
+    root = Path(output_dir).absolute()
+    check_output(root, parameters, sources=sources)
+    root.mkdir(parents=True, exist_ok=True)
+    ignore = root / ".bidsignore"
+    if not ignore.exists():
+        write_text(ignore, bidsignore())
+    description = root / "dataset_description.json"
+    if not description.exists():
+        write_json(description, _describe(parameters, sources))
+        # Another process may have described the folder in the same moment, and otherwise.
+        check_output(root, parameters, sources=sources)
+    return root
+
+
+def check_output(
+    output_dir: Path,
+    parameters: Mapping[str, object],
+    *,
+    sources: Sequence[str | os.PathLike[str]] = (),
+) -> None:
+    """Check, without writing, that results with these parameters may go into a folder.
+
+    Raises
+    ------
+    DatasetError
+        As `open_output`.
+    """
+    if output_dir in [Path(source).absolute() for source in sources]:
+        raise DatasetError(f"OUTPUT_DIR and INPUT are both {output_dir}: give another OUTPUT_DIR.")
+    if output_dir.exists() and not output_dir.is_dir():
+        raise DatasetError(f"OUTPUT_DIR {output_dir} is not a folder: give another.")
+    description = output_dir / "dataset_description.json"
+    if not description.exists():
+        if any(output_dir.glob("sub-*")):
+            raise DatasetError(
+                f"{output_dir} holds sub-* folders but no dataset_description.json, so nothing "
+                "says what its results are: give another OUTPUT_DIR."
+            )
+        return
+    content = read_sidecar(description)
+    recorded = _recorded_parameters(content)
+    if recorded is None:
+        raise DatasetError(
+            f"{output_dir} holds the dataset {content.get('Name', 'without a name')!r}, which "
+            f"{_GENERATOR} did not make: give another OUTPUT_DIR."
+        )
+    wanted = json.loads(json.dumps(_plain(parameters)))
+    differing = [
+        f"{key} {recorded.get(key, 'not recorded')} there, {wanted.get(key, 'not given')} now"
+        for key in sorted(recorded.keys() | wanted.keys())
+        if recorded.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise DatasetError(
+            f"{output_dir} holds results of another kind ({'; '.join(differing)}), and they are "
+            "never pooled: give another OUTPUT_DIR."
+        )
+
+
+def write_table(
+    path: Path,
+    columns: Mapping[str, Sequence[object]],
+    descriptions: Mapping[str, Mapping[str, object]],
+) -> None:
+    """Write a table and, beside it, its data dictionary.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.tsv``.
+    columns
+        Name to values, all equally many. None and NaN become ``n/a``.
+    descriptions
+        For each column, what a BIDS data dictionary says: ``Description``, ``Units`` …
+    """
+    if columns.keys() != descriptions.keys():
+        raise ValueError(f"columns without description: {columns.keys() ^ descriptions.keys()}")
+    rows = zip(*columns.values(), strict=True)
+    lines = ["\t".join(columns), *("\t".join(map(format_value, row)) for row in rows)]
+    write_text(path, "\n".join(lines) + "\n")
+    write_json(path.with_suffix(".json"), descriptions)
+
+
+def format_value(value: object) -> str:
+    """Return a table cell: ``n/a`` for what is missing, numbers to 12 significant digits."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "n/a"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        # Adding 0.0 turns −0 into 0.
+        return f"{value + 0.0:.12g}"
+    return re.sub(r"[\t\r\n]+", " ", str(value)) or "n/a"
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file whole or not at all; NaN and infinities become null."""
+    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all, with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as stream:
+        stream.write(text.encode())
+
+
+def bidsignore() -> str:
+    """Return the content of ``.bidsignore``: exactly the suffixes that BIDS does not know."""
+    own = [suffix for suffix in SUFFIXES if suffix != "mask"]
+    lines = [f"*_{suffix}{extension}" for suffix in own for extension in SUFFIXES[suffix]]
+    return "\n".join(lines) + "\n"
+
+
+def _describe(
+    parameters: Mapping[str, object], sources: Sequence[str | os.PathLike[str]]
+) -> dict[str, object]:
+    return {
+        "Name": "Structural disconnection by lesions",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": _GENERATOR,
+                "Version": version("lacuna-lnm"),
+                "Description": "What each lesion disconnects in a normative tractogram",
+                "Parameters": dict(parameters),
+            }
+        ],
+        "SourceDatasets": [{"URL": Path(source).absolute().as_uri()} for source in sources],
+    }
+
+
+def _recorded_parameters(content: Mapping[str, object]) -> dict[str, object] | None:
+    generators = content.get("GeneratedBy")
+    for generator in generators if isinstance(generators, list) else []:
+        if isinstance(generator, dict) and generator.get("Name") == _GENERATOR:
+            parameters = generator.get("Parameters")
+            return parameters if isinstance(parameters, dict) else {}
+    return None
+
+
+def _plain(value: object) -> object:
+    """Return a value in types that JSON has."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

@@ -1,0 +1,415 @@
+"""From a mask to a lesion: its space, side and place, and everything that may be wrong with it.
+
+A space is stated, never guessed. What the numbers can show (an empty mask, a mask outside the
+tractogram, a grid that belongs to another space) is checked; a left-right flip cannot be seen, so
+side and centre of mass are reported with every result.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lacuna.bids.dataset import LesionFile, find_lesions, read_sidecar, space_in_sidecar
+from lacuna.bids.names import file_stem
+from lacuna.errors import LesionError, SpaceError
+from lacuna.formats.nifti import ImageSource, load_mask
+from lacuna.geometry.grid import BoolArray, FloatArray, Grid
+from lacuna.geometry.space import StatedSpace, grid_names, known_spaces, resolve_space
+
+logger = logging.getLogger(__name__)
+
+Side = Literal["left", "right", "bilateral"]
+
+ONE_SIDED_SHARE = 0.95
+"""A lesion is left or right if at least this share of its volume is."""
+
+MIDLINE_MM = 1e-3
+"""Voxels whose centres are nearer to x = 0 count half to each side."""
+
+MOSTLY_OUTSIDE_SHARE = 0.5
+"""A lesion with less of it in the tractogram's box is suspected to be in another space."""
+
+_NATIVE_SPACES = ("t1w", "t2w", "flair", "orig", "native", "individual", "anat", "scanner", "dwi")
+_SIDES: dict[str, Side] = {"l": "left", "left": "left", "r": "right", "right": "right"}
+_SIDES |= {"b": "bilateral", "both": "bilateral", "bilateral": "bilateral"}
+
+
+@dataclass(frozen=True, eq=False)
+class Lesion:
+    """A lesion mask that can be used, and what is known about it.
+
+    Parameters
+    ----------
+    mask : (i, j, k)
+        True where lesioned, as it is stored.
+    grid
+        Where its voxels are.
+    name
+        Its path, or what stands for it in messages.
+    space
+        Its space and where that was stated; none if nowhere.
+    n_voxels
+        Lesioned voxels.
+    volume_mm3
+        Their volume, mm³.
+    side
+        Where at least 95 % of the volume is, else ``"bilateral"``; by the sign of x, which is
+        the midline of a template but of no native space.
+    left_share, right_share
+        Shares of the volume with x < 0 and x > 0.
+    centre_of_mass_mm
+        Mean of the voxel centres, mm RAS+, to a micrometre.
+    warnings
+        What makes one doubt the mask, one sentence each.
+    """
+
+    mask: BoolArray
+    grid: Grid
+    name: str
+    space: StatedSpace | None
+    n_voxels: int
+    volume_mm3: float
+    side: Side
+    left_share: float
+    right_share: float
+    centre_of_mass_mm: tuple[float, float, float]
+    warnings: tuple[str, ...] = ()
+
+
+def load_lesion(
+    source: LesionFile | ImageSource,
+    space: str | StatedSpace | None = None,
+    *,
+    default_space: StatedSpace | None = None,
+    strict: bool = False,
+) -> Lesion:
+    """Load a lesion mask and check it.
+
+    Warnings are logged, and kept in the result.
+
+    Parameters
+    ----------
+    source
+        What `find_lesions` found, a path, a nibabel image, or an array with its affine.
+    space
+        Its space. A file whose name or sidecar states another is an error.
+    default_space
+        Its space if neither `space` nor the file says, as from a configuration file.
+    strict
+        Refuse a mask on another template's grid instead of warning.
+
+    Raises
+    ------
+    FormatError, GridError, LesionError
+        If the image cannot be read, or is empty, not binary or not finite.
+    SpaceError
+        If its space is ambiguous, stated twice differently, or contradicted by its grid (strict).
+    """
+    file = _find_file(source)
+    stated = _decide_space(space, file.space if file else None, default_space)
+    image = load_mask(file.path if file else _as_image(source))
+    return describe_lesion(
+        image.array,
+        image.grid,
+        name=image.name,
+        space=stated,
+        stated_side=file.lesion_side if file else None,
+        strict=strict,
+        notes=image.notes,
+    )
+
+
+def describe_lesion(
+    mask: BoolArray,
+    grid: Grid,
+    *,
+    name: str = "array",
+    space: StatedSpace | None = None,
+    stated_side: str | None = None,
+    strict: bool = False,
+    notes: Sequence[str] = (),
+) -> Lesion:
+    """Measure a mask that is already an array, and warn about what is odd.
+
+    The measures are taken in world order, so that one lesion stored LAS, RAS or LIA has the same
+    volume, side and centre to the last bit.
+
+    Parameters
+    ----------
+    mask : (i, j, k)
+        True where lesioned, in the order of the grid.
+    stated_side
+        What ``participants.tsv`` calls its side.
+    notes
+        Warnings to begin with.
+
+    Raises
+    ------
+    LesionError
+        If the mask is empty.
+    SpaceError
+        If its grid is another template's (strict).
+    """
+    turned = grid.canonical
+    voxels = np.argwhere(grid.orientation.to_canonical(mask))
+    if not len(voxels):
+        raise LesionError(f"{name} is empty: no voxel is lesioned. Was the right file given?")
+    centre = turned.to_world(voxels.sum(axis=0)[np.newaxis] / len(voxels))[0]
+    x = voxels @ turned.affine[0, :3] + turned.affine[0, 3]
+    on_midline = int((np.abs(x) < MIDLINE_MM).sum())
+    left = (int((x <= -MIDLINE_MM).sum()) + on_midline / 2) / len(voxels)
+    side: Side = "bilateral"
+    if max(left, 1 - left) >= ONE_SIDED_SHARE:
+        side = "left" if left > 0.5 else "right"
+    warnings = [*(f"{name}: {note}" for note in notes)]
+    warnings += _suspect_grid(grid, space, name, strict=strict)
+    warnings += _suspect_side(side, left, stated_side, name)
+    for warning in warnings:
+        logger.warning(warning)
+    return Lesion(
+        mask=mask,
+        grid=grid,
+        name=name,
+        space=space,
+        n_voxels=len(voxels),
+        volume_mm3=len(voxels) * turned.voxel_volume_mm3,
+        side=side,
+        left_share=left,
+        right_share=1 - left,
+        # Rounded: headers keep float32 origins, and a flipped one differs in the last digit.
+        centre_of_mass_mm=(
+            _micrometres(centre[0]),
+            _micrometres(centre[1]),
+            _micrometres(centre[2]),
+        ),
+        warnings=tuple(warnings),
+    )
+
+
+def tractogram_space(
+    path: str | os.PathLike[str],
+    space: str | StatedSpace | None = None,
+    *,
+    default_space: StatedSpace | None = None,
+) -> StatedSpace | None:
+    """Return the space of a tractogram and where it was stated, if anywhere.
+
+    It is stated by an option, by ``x.json`` beside ``x.trk`` (``Space`` or ``SpatialReference``),
+    by ``space-`` in its name, or by default.
+
+    Parameters
+    ----------
+    space
+        The option. A file that states another is an error.
+    default_space
+        Its space if nothing else says, as from a configuration file.
+
+    Raises
+    ------
+    SpaceError
+        If it is ambiguous, or stated twice differently.
+    """
+    path = Path(path)
+    sidecar = path.with_name(file_stem(path) + ".json")
+    stated = None
+    if sidecar.is_file():
+        stated = space_in_sidecar(read_sidecar(sidecar), sidecar.name)
+    entity = re.search(r"(?:^|_)space-([A-Za-z0-9]+)", file_stem(path))
+    if stated is None and entity:
+        stated = StatedSpace(entity.group(1), f"the name of {path.name}")
+    return _decide_space(space, stated, default_space)
+
+
+def check_spaces(
+    lesion_space: StatedSpace | str | None,
+    tractogram_space: StatedSpace | str | None,
+    *,
+    lesion_name: str = "the lesion",
+    tractogram_name: str = "the tractogram",
+) -> str:
+    """Return the space that a lesion and a tractogram share.
+
+    Raises
+    ------
+    SpaceError
+        If one is not stated, or they differ.
+    """
+    lesion = _require_stated(lesion_space, lesion_name, "--space", "the mask")
+    tractogram = _require_stated(
+        tractogram_space, tractogram_name, "--tractogram-space", "the tractogram"
+    )
+    lesion_resolved, tractogram_resolved = (
+        resolve_space(lesion.name),
+        resolve_space(tractogram.name),
+    )
+    if lesion_resolved == tractogram_resolved:
+        return lesion_resolved
+    way_out = (
+        f"Bring the mask into {tractogram_resolved}, or take a tractogram in {lesion_resolved}"
+    )
+    if lesion_resolved.casefold() in _NATIVE_SPACES:
+        way_out = (
+            f"{lesion_resolved} is the participant's own anatomy: normalise the mask to "
+            f"{tractogram_resolved} first"
+        )
+    raise SpaceError(
+        f"{lesion_name} is in {lesion_resolved} ({lesion.source}), {tractogram_name} in "
+        f"{tractogram_resolved} ({tractogram.source}): they differ by millimetres or more. "
+        f"{way_out}; transforms come in a later version. If a space is stated wrongly, correct it "
+        "there, or give --space or --tractogram-space."
+    )
+
+
+def check_overlap(lesion: Lesion, low: FloatArray, high: FloatArray) -> tuple[str, ...]:
+    """Compare a lesion with the box that holds a tractogram.
+
+    Parameters
+    ----------
+    low, high : (3,)
+        Corners of the box, mm RAS+.
+
+    Returns
+    -------
+    tuple of str
+        Warnings; they are logged too.
+
+    Raises
+    ------
+    LesionError
+        If no lesioned voxel touches the box.
+    """
+    centres = lesion.grid.to_world(np.argwhere(lesion.mask))
+    reach = np.abs(lesion.grid.affine[:3, :3]).sum(axis=1) / 2
+    inside = ((centres >= low - reach) & (centres <= high + reach)).all(axis=1)
+    share = float(inside.mean())
+    where = ", ".join(f"{coordinate:.0f}" for coordinate in lesion.centre_of_mass_mm)
+    if not inside.any():
+        raise LesionError(
+            f"{lesion.name} lies wholly outside the tractogram: its centre is at ({where}) mm, "
+            f"the tractogram spans {_format_box(low, high)}. It is probably in native space, or "
+            "its header is wrong."
+        )
+    if share >= MOSTLY_OUTSIDE_SHARE:
+        return ()
+    return _warn(
+        f"{lesion.name}: only {share:.0%} of the lesion is in the box of the tractogram "
+        f"({_format_box(low, high)}). Is the mask in native space?"
+    )
+
+
+def check_cut(lesion: Lesion, n_cut: int) -> tuple[str, ...]:
+    """Return a warning, logged too, if a lesion cut no streamline."""
+    if n_cut:
+        return ()
+    where = ", ".join(f"{coordinate:.0f}" for coordinate in lesion.centre_of_mass_mm)
+    return _warn(
+        f"{lesion.name}: the lesion ({lesion.volume_mm3:.0f} mm³ at ({where}) mm) touches no "
+        "streamline. Is the mask in native space, or does it hold no white matter?"
+    )
+
+
+def _find_file(source: LesionFile | ImageSource) -> LesionFile | None:
+    if isinstance(source, LesionFile):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        return None
+    if Path(source).is_dir():
+        raise LesionError(f"{source} is a folder, not a mask; find_lesions lists the masks in it.")
+    return find_lesions(source).found[0]
+
+
+def _as_image(source: LesionFile | ImageSource) -> ImageSource:
+    assert not isinstance(source, LesionFile)
+    return source
+
+
+def _decide_space(
+    option_value: str | StatedSpace | None,
+    stated: StatedSpace | None,
+    default: StatedSpace | None,
+) -> StatedSpace | None:
+    """Return the space by option, file or default, with its resolved name."""
+    chosen = (
+        StatedSpace(option_value, "as given") if isinstance(option_value, str) else option_value
+    )
+    if chosen is None:
+        chosen = stated or default
+        return StatedSpace(resolve_space(chosen.name), chosen.source) if chosen else None
+    resolved = StatedSpace(resolve_space(chosen.name), chosen.source)
+    if stated is None:
+        return resolved
+    try:
+        said = resolve_space(stated.name)
+    except SpaceError:
+        # A name like space-MNI is too short to contradict an option that says which one.
+        return resolved
+    if said != resolved.name:
+        raise SpaceError(
+            f"The space is {resolved.name} ({resolved.source}), but {said} by {stated.source}. Leave "
+            "the option out if the file is right, else correct the file."
+        )
+    return resolved
+
+
+def _require_stated(
+    space: StatedSpace | str | None, name: str, option: str, what: str
+) -> StatedSpace:
+    if space is not None:
+        return StatedSpace(space, "as given") if isinstance(space, str) else space
+    folded = Path(name).name.casefold()
+    hints = [known for known in known_spaces() if known.casefold() in folded]
+    hint = f" Its name suggests {hints[0]}, which must be stated." if hints else ""
+    raise SpaceError(
+        f"The space of {name} is not stated.{hint} Give {option} NAME, for example {option} "
+        f'{hints[0] if hints else "MNI152NLin6Asym"}, or put {{"Space": "NAME"}} into a JSON file '
+        f"of the same name beside {what}."
+    )
+
+
+def _suspect_grid(grid: Grid, space: StatedSpace | None, name: str, *, strict: bool) -> list[str]:
+    owners = grid_names(grid)
+    if space is None or not owners or resolve_space(space.name) in owners:
+        return []
+    message = (
+        f"{name} is stated to be in {space.name} ({space.source}), but its grid is exactly that "
+        f"of {' or '.join(owners)}. A grid proves no space: check how the mask was made."
+    )
+    if strict:
+        raise SpaceError(message)
+    return [message]
+
+
+def _suspect_side(side: Side, left: float, stated: str | None, name: str) -> list[str]:
+    if stated is None:
+        return []
+    expected = _SIDES.get(stated.strip().lower())
+    if expected is None:
+        return [
+            f"{name}: lesion_side {stated!r} in participants.tsv is not left, right or bilateral."
+        ]
+    if expected == side:
+        return []
+    shares = f"{left:.0%} of the mask is left and {1 - left:.0%} right"
+    return [
+        f"{name}: participants.tsv says lesion_side {stated}, but {shares}. Is the image flipped?"
+    ]
+
+
+def _warn(message: str) -> tuple[str, ...]:
+    logger.warning(message)
+    return (message,)
+
+
+def _micrometres(value: float) -> float:
+    return round(float(value), 3) + 0.0
+
+
+def _format_box(low: FloatArray, high: FloatArray) -> str:
+    spans = zip("xyz", low, high, strict=True)
+    return ", ".join(f"{axis} {first:.0f} to {last:.0f}" for axis, first, last in spans) + " mm"
