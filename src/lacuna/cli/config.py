@@ -1,0 +1,121 @@
+"""``lacuna config``: show, write and check the configuration."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lacuna.cli.options import common_options, print_json, print_table, show_size
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``lacuna config`` and its actions."""
+    parser = subparsers.add_parser("config", help="show, write and check the configuration")
+    actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions")
+
+    show = actions.add_parser(
+        "show", parents=[common_options()], help="print every setting, its value and its source"
+    )
+    show.add_argument("--json", action="store_true", help="print JSON")
+    show.set_defaults(action=_show, needs="settings")
+
+    init = actions.add_parser(
+        "init", parents=[common_options()], help="write a commented configuration file"
+    )
+    init.add_argument(
+        "file", nargs="?", type=Path, metavar="FILE", help="where (default: your own, for all runs)"
+    )
+    init.add_argument("--force", action="store_true", help="overwrite an existing file")
+    init.set_defaults(action=_init, needs="nothing")
+
+    validate = actions.add_parser(
+        "validate", parents=[common_options()], help="check a configuration file"
+    )
+    validate.add_argument("file", type=Path, metavar="FILE")
+    validate.add_argument("--json", action="store_true", help="print JSON")
+    validate.set_defaults(action=_validate, needs="nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action that was asked for."""
+    code: int = args.action(args)
+    return code
+
+
+def template() -> str:
+    """Return a configuration file that says nothing yet, and explains every key."""
+    from lacuna.config import KEYS
+
+    parts = ["# Configuration of Lacuna. Take away the # before a key to set it.\n"]
+    for key, meta in KEYS.items():
+        default = (meta.extra or {})["default"]
+        example = (meta.examples or [""])[0]
+        parts.append(f"# {meta.description}\n# Without it: {default}.\n# {key}: {example}\n")
+    return "\n".join(parts)
+
+
+def _show(args: argparse.Namespace) -> int:
+    from lacuna.config import KEYS
+    from lacuna.utils import cache
+
+    settings = args.settings
+    shown = {key: (getattr(settings, key), settings.sources[key]) for key in KEYS}
+    for location in cache.describe():
+        if location.name in ("cache_dir", "tmp_dir"):
+            shown[location.name] = (location.path, location.source)
+    if args.json:
+        print_json(
+            {
+                "settings": {
+                    key: {"value": value, "source": source}
+                    for key, (value, source) in shown.items()
+                },
+                "files": settings.files,
+                "files_not_read": settings.unread,
+            }
+        )
+        return 0
+    print_table((key, _text(key, value), source) for key, (value, source) in shown.items())
+    print()
+    for file in settings.files or ("none",):
+        print(f"configuration file: {file}")
+    for file in settings.unread:
+        print(f"not read: {file}")
+    return 0
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None or value == ():
+        return "–"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return show_size(value) if key == "min_free" else str(value)
+
+
+def _init(args: argparse.Namespace) -> int:
+    from lacuna.config import user_config_file
+    from lacuna.errors import ConfigError
+
+    path = args.file or user_config_file()
+    if path is None:
+        raise ConfigError("There is no home directory to write to; name a file.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("w" if args.force else "x", encoding="utf-8") as stream:
+            stream.write(template())
+    except FileExistsError:
+        raise ConfigError(f"{path} exists already; --force overwrites it.") from None
+    print(path)
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from lacuna.config import read_config_file
+
+    said = read_config_file(args.file)
+    if args.json:
+        print_json({"file": args.file, "valid": True, "settings": said.values})
+    else:
+        print(f"{args.file}: valid, sets {', '.join(said.values) or 'nothing'}")
+    return 0

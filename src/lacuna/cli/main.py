@@ -1,0 +1,186 @@
+"""The ``lacuna`` command: finds the command that was asked for, and runs it in order.
+
+Exit codes: 0 all done; 1 it could not be done, or not for every lesion; 2 the command line is
+wrong; 130 interrupted; 141 the reader of stdout went away; 143 terminated.
+"""
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import FrameType
+
+from lacuna.errors import LacunaError, OptionError
+
+COMMANDS = (
+    "lacuna.cli.run",
+    "lacuna.cli.demo",
+    "lacuna.cli.tdi",
+    "lacuna.cli.cache",
+    "lacuna.cli.config",
+)
+"""The commands, in the order of the help: each has ``add_parser`` and ``run``.
+
+``add_parser(subparsers)`` adds a parser with `lacuna.cli.options.common_options` as a parent.
+``run(args)`` returns the exit code; it finds the settings in ``args.settings``, read and applied,
+and runs with the scratch files of all libraries in the scratch directory. A parser whose default
+``needs`` is ``"settings"`` gets no scratch directory; with ``"nothing"``, not even settings.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        with _terminable(), _messages(args), ExitStack() as stack:
+            _prepare(args, stack)
+            code: int = args.run(args)
+            sys.stdout.flush()
+            return code
+    except KeyboardInterrupt:
+        print("lacuna: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Otherwise Python flushes stdout at exit, and complains again.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        return _report(error, debug=args.debug)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="lacuna",
+        description="What does a brain lesion disconnect?",
+        epilog="`lacuna COMMAND --help` explains a command; `lacuna demo` shows what it does.",
+    )
+    parser.add_argument(
+        "--version", action=_Version, nargs=0, help="print the version of Lacuna and stop"
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    for name in COMMANDS:
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError:  # XXX until all are there
+            continue
+        module.add_parser(subparsers)
+        subparsers.choices[name.rpartition(".")[2]].set_defaults(run=module.run)
+    return parser
+
+
+class _Version(argparse.Action):
+    """Print the version; looked up only when asked for, as it reads the disk."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"lacuna {version('lacuna-lnm')}")
+        parser.exit()
+
+
+def _prepare(args: argparse.Namespace, stack: ExitStack) -> None:
+    """Read and apply the settings, and keep libraries' scratch files where they say."""
+    needs = getattr(args, "needs", "scratch")
+    if needs == "nothing":
+        return
+    from lacuna.config import apply_settings, load_settings
+
+    args.settings = load_settings(
+        args.config,
+        cache_dir=args.cache_dir,
+        tmp_dir=args.tmp_dir,
+        num_threads=getattr(args, "threads", None),
+    )
+    apply_settings(args.settings)
+    if needs == "scratch":
+        stack.enter_context(_scratch_environment())
+
+
+@contextmanager
+def _scratch_environment() -> Iterator[None]:
+    """Make every library write its scratch files into our scratch directory."""
+    import tempfile
+
+    from lacuna.utils.cache import child_environment
+
+    ours = child_environment()
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    tempfile.tempdir = None  # it remembers the directory of its first use
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        tempfile.tempdir = None
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into SystemExit, so that what cleans up on the way out does so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        # Schedulers may send it twice; the second must not interrupt the clean-up.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _messages(args: argparse.Namespace) -> Iterator[None]:
+    """Print warnings, and as much of the log as was asked for, to stderr."""
+    import logging
+    import warnings
+
+    class Stderr(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+            print(f"lacuna: {level}{record.getMessage()}", file=sys.stderr)
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        logger.warning("%s", message)
+
+    logger = logging.getLogger("lacuna")
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(args.verbose, 2)]
+    handler, level_before = Stderr(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.ERROR if args.quiet else level)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level_before)
+
+
+def _report(error: Exception, *, debug: bool) -> int:
+    """Print an error as one message and return the exit code for it."""
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, LacunaError):
+        print(f"lacuna: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, OptionError) else 1
+    advice = "" if debug else "; run it again with --debug to see where"
+    kind = "" if isinstance(error, OSError) else f"unexpected {type(error).__name__}: "
+    print(f"lacuna: error: {kind}{error}{advice}", file=sys.stderr)
+    return 1

@@ -1,0 +1,99 @@
+"""Options that commands share, and the types of their values."""
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def common_options() -> argparse.ArgumentParser:
+    """Return the options of every command, for ``add_parser(…, parents=[common_options()])``."""
+    parser = argparse.ArgumentParser(add_help=False)
+    group = parser.add_argument_group("settings and messages")
+    group.add_argument("--config", metavar="FILE", help="configuration file to read")
+    group.add_argument("--cache-dir", metavar="DIR", help="keep expensive results in DIR")
+    group.add_argument("--tmp-dir", metavar="DIR", help="keep files of the running analysis in DIR")
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    group.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice: all")
+    group.add_argument("--debug", action="store_true", help="show where in the code an error arose")
+    return parser
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """Add ``--threads``; what it says arrives in ``args.settings.num_threads``."""
+    parser.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="compute with N threads (default: all that this process may use)",
+    )
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def size(text: str) -> int:
+    """Return the bytes in a size such as ``500 MB``."""
+    from lacuna.config import parse_size
+
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def duration(text: str) -> float:
+    """Return the seconds in a duration such as ``90min``, ``12h`` or ``30d``."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d|w)\s*", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a duration; write a number and s, min, h, d or w, such as 30d"
+        )
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def show_size(n_bytes: float) -> str:
+    """Return a size for reading, such as ``1.4 GiB``."""
+    power = min(int(math.log(max(abs(n_bytes), 1), 1024)), 4)
+    digits = 1 if power else 0
+    return f"{n_bytes / 1024**power:.{digits}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def show_duration(seconds: float) -> str:
+    """Return a duration for reading, in its largest whole unit."""
+    for unit in ("w", "d", "h", "min"):
+        if seconds >= 2 * _SECONDS[unit]:
+            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def print_table(rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Print rows to stdout in aligned columns, those numbered in ``right`` to the right."""
+    table = [list(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    for row in table:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def print_json(value: Any) -> None:
+    """Print a value to stdout as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def confirm(question: str) -> bool:
+    """Ask on stderr and return whether the answer from stdin is yes."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,599 @@
+"""The configuration file, and every setting with the place it came from.
+
+A value is looked for in this order; the first place that has it wins::
+
+    command line
+    the configuration file     --config, $LACUNA_CONFIG, ./lacuna.yaml, or the user's own
+    environment variables
+    the site's file            an administrator's defaults, never above a user's variable
+    built-in default
+
+Only the first configuration file found is read, never two of them; see `find_config_file`.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import msgspec
+
+from lacuna.errors import ConfigError
+from lacuna.utils import cache
+
+_log = logging.getLogger(__name__)
+
+_SIZE_PREFIXES = ["", "K", "M", "G", "T", "P"]
+_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPkmgtp]?)(?:i?|i[Bb]|([Bb]))\s*$")
+_LARGEST_FILE = 1 << 20
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+def _key(description: str, expects: str, example: str, default: str) -> msgspec.Meta:
+    """Describe a key once, for messages, ``config init`` and the reference page."""
+    return msgspec.Meta(
+        description=description,
+        examples=[example],
+        extra={"expects": expects, "default": default},
+    )
+
+
+class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a configuration file may say; ``None`` means that it says nothing."""
+
+    cache_dir: Annotated[
+        str | None,
+        _key(
+            "Where expensive results are kept: indexes, track-density images, downloads.",
+            "a path",
+            "/scratch/$USER/lacuna",
+            "the platform's cache directory, usually ~/.cache/lacuna",
+        ),
+    ] = None
+    tmp_dir: Annotated[
+        str | list[str] | None,
+        _key(
+            "Where files of a running analysis go. Of a list, the first usable one: "
+            "node-local disks first.",
+            "a path or a list of paths",
+            "[$SLURM_TMPDIR, /scratch/$USER/tmp]",
+            "tmp/ in the cache directory",
+        ),
+    ] = None
+    shared_cache_dirs: Annotated[
+        list[str] | None,
+        _key(
+            "Caches of others that are searched first and never written.",
+            "a list of paths",
+            "[/project/lab/lacuna-cache]",
+            "none",
+        ),
+    ] = None
+    offline: Annotated[
+        bool | None, _key("Never use the network.", "true or false", "true", "false")
+    ] = None
+    num_threads: Annotated[
+        Annotated[int, msgspec.Meta(ge=1)] | None,
+        _key(
+            "How many threads to compute with.",
+            "a whole number, 1 or more",
+            "4",
+            "SLURM_CPUS_PER_TASK, else the processors this process may use",
+        ),
+    ] = None
+    keep_tmp: Annotated[
+        bool | None,
+        _key(
+            "Keep the scratch directories of an analysis, to look into them.",
+            "true or false",
+            "true",
+            "false",
+        ),
+    ] = None
+    min_free: Annotated[
+        Annotated[int, msgspec.Meta(ge=0)]
+        | Annotated[str, msgspec.Meta(pattern=_SIZE.pattern)]
+        | None,
+        _key(
+            "How much space the cache leaves free on its disk.",
+            "a size, such as 5 GiB, or a number of bytes",
+            "20 GiB",
+            "none is held back",
+        ),
+    ] = None
+    space: Annotated[
+        str | None,
+        _key(
+            "The template space of lesions that do not name theirs.",
+            "the name of a space",
+            "MNI152NLin6Asym",
+            "none: it must be stated",
+        ),
+    ] = None
+    tractogram: Annotated[
+        str | None,
+        _key(
+            "The normative tractogram to use when a command names none.",
+            "a path",
+            "/project/lab/tractograms/dTOR985.trk",
+            "none: it must be stated",
+        ),
+    ] = None
+    tractogram_space: Annotated[
+        str | None,
+        _key(
+            "The template space of the tractogram.",
+            "the name of a space",
+            "MNI152NLin2009bAsym",
+            "none: it must be stated",
+        ),
+    ] = None
+
+
+KEYS: Mapping[str, msgspec.Meta] = {
+    name: hint.__metadata__[0]
+    for name, hint in get_type_hints(ConfigFile, include_extras=True).items()
+}
+"""The configuration keys, in the order of the reference page."""
+
+ENVIRONMENT_VARIABLES: Mapping[str, str] = {
+    "LACUNA_CACHE_DIR": "The cache directory; `cache_dir` in a configuration file.",
+    "LACUNA_TMP_DIR": "The scratch directory; `tmp_dir` in a configuration file.",
+    "LACUNA_TEMP_DIR": "Another name for `LACUNA_TMP_DIR`, which wins if both are set.",
+    "LACUNA_CONFIG": "The configuration file to read, unless `--config` names one.",
+    "LACUNA_SHARED_CACHE_DIRS": "Read-only caches, separated by `:` (`;` on Windows); "
+    "`shared_cache_dirs`.",
+    "LACUNA_OFFLINE": "1: never use the network; `offline`.",
+    "LACUNA_NUM_THREADS": "How many threads to compute with; `num_threads`.",
+    "LACUNA_KEEP_TMP": "1: keep scratch directories; `keep_tmp`.",
+}
+"""Lacuna's own environment variables: the user's, read at each use and never rewritten."""
+
+FOREIGN_VARIABLES: Mapping[str, str] = {
+    "XDG_CACHE_HOME": "Parent of the default cache directory (Linux, macOS).",
+    "XDG_CONFIG_HOME": "Parent of the user's `lacuna/config.yaml` (Linux, macOS).",
+    "XDG_CONFIG_DIRS": "Where a site's `lacuna/config.yaml` is looked for, before `/etc`.",
+    "LOCALAPPDATA": "Parent of the default cache directory (Windows).",
+    "APPDATA": "Parent of the user's `lacuna/config.yaml` (Windows).",
+    "SLURM_CPUS_PER_TASK": "How many threads to compute with, when nothing else says so.",
+    "NO_COLOR": "Set to anything: no colours.",
+}
+"""Variables of other programs and standards that Lacuna respects."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting, and where each came from.
+
+    Parameters
+    ----------
+    cache_dir, tmp_dir
+        As configured by a file or the command line, not yet expanded. None or empty: not
+        configured there, and `lacuna.utils.cache` decides.
+    site_cache_dir, site_tmp_dir
+        The same of the site's file, which ranks below the environment.
+    shared_cache_dirs, tractogram
+        Not yet expanded either: `paths` does it when they are used.
+    min_free
+        Bytes.
+    sources
+        Where each came from, in words: ``"cache_dir in lab.yaml, line 3"``.
+    bases
+        The directory from which a relative path in a value counts, where there is one.
+    files
+        The configuration files that were read.
+    unread
+        Files found but not read, each with the reason.
+    """
+
+    cache_dir: str | None = None
+    tmp_dir: tuple[str, ...] = ()
+    site_cache_dir: str | None = None
+    site_tmp_dir: tuple[str, ...] = ()
+    shared_cache_dirs: tuple[str, ...] = ()
+    offline: bool = False
+    num_threads: int = 1
+    keep_tmp: bool = False
+    min_free: int | None = None
+    space: str | None = None
+    tractogram: str | None = None
+    tractogram_space: str | None = None
+    sources: dict[str, str] = {}
+    bases: dict[str, str | None] = {}
+    files: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    def paths(self, key: str) -> tuple[Path, ...]:
+        """Return the expanded paths of ``shared_cache_dirs`` or ``tractogram``.
+
+        Raises
+        ------
+        ConfigError
+            If a variable in one of them is not set; the message names it and the source.
+        """
+        value = getattr(self, key)
+        values = (value,) if isinstance(value, str) else value or ()
+        return tuple(
+            cache.expand(cache.Choice(text, self.sources[key], self.bases[key])) for text in values
+        )
+
+
+class Layer(NamedTuple):
+    """What one place says: values by key, the source of each in words, and where paths start."""
+
+    values: dict[str, Any]
+    sources: dict[str, str]
+    base: str | None = None
+
+
+def load_config(config: str | os.PathLike[str] | None = None) -> Settings:
+    """Read the configuration as the command line does, and use its directories from now on.
+
+    Parameters
+    ----------
+    config
+        The file to read; by default the one that the command line would find.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be read, or says something that it may not.
+    """
+    settings = load_settings(config)
+    apply_settings(settings)
+    return settings
+
+
+def apply_settings(settings: Settings) -> None:
+    """Tell `lacuna.utils.cache` what the settings say about directories.
+
+    What they do not say stays as it is, so that a process started by a configured one keeps
+    what it inherited.
+    """
+    for layer, site in (("", False), ("site_", True)):
+        chosen = {
+            key: cache.Choice(value, settings.sources[layer + key], settings.bases[layer + key])
+            for key in ("cache_dir", "tmp_dir")
+            if (value := getattr(settings, layer + key))
+        }
+        if chosen:
+            cache.set_locations(**chosen, site=site)
+    if settings.sources["keep_tmp"] not in ("default", "LACUNA_KEEP_TMP"):
+        cache.set_keep_tmp(settings.keep_tmp)
+
+
+def load_settings(
+    config: str | os.PathLike[str] | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    tmp_dir: str | os.PathLike[str] | None = None,
+    num_threads: int | None = None,
+) -> Settings:
+    """Return the settings, without any effect.
+
+    Parameters
+    ----------
+    config, cache_dir, tmp_dir, num_threads
+        As given by ``--config``, ``--cache-dir``, ``--tmp-dir`` and ``--threads``: they beat
+        the configuration file.
+
+    Raises
+    ------
+    ConfigError
+        If a file cannot be read, or if it or a variable of the environment says something
+        that it may not.
+    """
+    path, unread = find_config_file(config)
+    site_path = find_site_file()
+    chosen = read_config_file(path) if path else Layer({}, {})
+    site = read_config_file(site_path) if site_path else Layer({}, {})
+    options = _option_layer(cache_dir, tmp_dir, num_threads)
+
+    layers = (_default_layer(), site, _environment_layer(), chosen, options)
+    values = {key: value for layer in layers for key, value in layer.values.items()}
+    sources = {key: source for layer in layers for key, source in layer.sources.items()}
+    bases = {key: layer.base for layer in layers for key in layer.values}
+    # The environment's directories are not here: utils.cache reads them at each use.
+    configured = chosen.values | options.values
+    for key in ("cache_dir", "tmp_dir"):
+        values.pop(key, None)
+        if key in configured:
+            values[key] = configured[key]
+        if key in site.values:
+            values[f"site_{key}"] = site.values[key]
+            sources[f"site_{key}"] = site.sources[key]
+            bases[f"site_{key}"] = site.base
+    return Settings(
+        **values,
+        sources=sources,
+        bases=bases,
+        files=tuple(str(file) for file in (path, site_path) if file),
+        unread=unread,
+    )
+
+
+def find_config_file(
+    config: str | os.PathLike[str] | None = None,
+) -> tuple[Path | None, tuple[str, ...]]:
+    """Return the configuration file to read, and those found but not read, with the reason.
+
+    ``--config``, ``$LACUNA_CONFIG``, ``lacuna.yaml`` in the working directory and the user's
+    own file are tried in this order; the first found is the one.
+
+    Raises
+    ------
+    ConfigError
+        If the file that ``config`` or ``LACUNA_CONFIG`` names does not exist.
+    """
+    named = os.fspath(config) if config is not None else ""
+    chosen_by = "--config" if named else "LACUNA_CONFIG"
+    named = named or os.environ.get("LACUNA_CONFIG", "")
+    found = _named_file(named, chosen_by) if named else None
+    unread = []
+    local = Path("lacuna.yaml")
+    for path in (local, user_config_file()):
+        if path is None or not os.path.isfile(path):  # false, not an error, where we may not look
+            continue
+        if found is not None:
+            if not os.path.samefile(found, path):
+                unread.append(f"{_shown(path)}: {_shown(found)} comes before it")
+        elif path is local and _is_foreign(path):
+            reason = f"{_shown(path)}: it belongs to another user; to use it, name it with --config"
+            _log.warning("Ignored the configuration file %s", reason)
+            unread.append(reason)
+        else:
+            found = path.absolute()
+    return found, tuple(unread)
+
+
+def find_site_file() -> Path | None:
+    """Return the first existing file of `site_candidates`."""
+    return next((path for path in site_candidates() if os.path.isfile(path)), None)
+
+
+def site_candidates() -> tuple[Path, ...]:
+    """Return where an administrator may put defaults for all users."""
+    listed = os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
+    roots = [root for root in listed.split(os.pathsep) if os.path.isabs(root)]
+    return tuple(Path(root, "lacuna", "config.yaml") for root in (*roots, "/etc"))
+
+
+def read_config_file(path: Path) -> Layer:
+    """Return what a configuration file says, its relative paths made absolute.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, is not YAML, has an unknown or repeated key, or a value of the
+        wrong type; the message gives the line.
+    """
+    shown = _shown(path)
+    data, lines = _parse(_read(path), shown)
+    try:
+        msgspec.convert(data, ConfigFile)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), data, lines, shown)) from None
+    # msgspec has checked the types; a key without a value says nothing.
+    said = {key: value for key, value in data.items() if value not in (None, "", [])}
+    return Layer(
+        {key: _convert(key, value) for key, value in said.items()},
+        {key: f"{key} in {shown}, line {lines[key]}" for key in said},
+        os.path.dirname(os.path.abspath(path)),
+    )
+
+
+def parse_size(text: str | int) -> int:
+    """Return the number of bytes in a size such as ``5 GiB`` (also ``5 G``) or ``5 GB`` (10⁹).
+
+    Raises
+    ------
+    ValueError
+        If it is no size.
+    """
+    match = _SIZE.match(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 5 GiB")
+    number, prefix, decimal = match.groups()
+    return int(float(number) * (1000 if decimal else 1024) ** _SIZE_PREFIXES.index(prefix.upper()))
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use: its affinity and its cgroup's quota."""
+    if sys.platform == "linux":
+        n_cpus = len(os.sched_getaffinity(0))
+    else:
+        n_cpus = os.cpu_count() or 1
+    return max(1, min([n_cpus, *_cgroup_quotas()]))
+
+
+def _cgroup_quotas(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[int]:
+    """Return the processor quotas of this process's control groups (version 2), rounded up."""
+    try:
+        group = own.read_text().partition("0::")[2].splitlines()[0].strip("/")
+    except (OSError, IndexError):
+        return []
+    quotas = []
+    here = root / group
+    for directory in (here, *here.parents):
+        try:
+            quota, period = (directory / "cpu.max").read_text().split()
+            quotas.append(-(-int(quota) // int(period)))
+        except (OSError, ValueError):  # no limit reads "max"
+            pass
+        if directory == root:
+            break
+    return quotas
+
+
+def _default_layer() -> Layer:
+    """Return what holds where nobody said anything."""
+    sources = dict.fromkeys(KEYS, "default")
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdecimal() and int(slurm):
+        return Layer({"num_threads": int(slurm)}, sources | {"num_threads": "SLURM_CPUS_PER_TASK"})
+    sources["num_threads"] = "the processors this process may use"
+    return Layer({"num_threads": available_cpus()}, sources)
+
+
+def _environment_layer() -> Layer:
+    """Return what the environment says, apart from the directories of `lacuna.utils.cache`."""
+    layer = Layer({}, {})
+    for key in ("shared_cache_dirs", "offline", "num_threads", "keep_tmp"):
+        name = f"LACUNA_{key.upper()}"
+        text = os.environ.get(name, "").strip()
+        if not text:
+            continue
+        layer.sources[key] = name
+        if key == "shared_cache_dirs":
+            # Not at the colon of ${NAME:-fallback}.
+            paths = re.split(re.escape(os.pathsep) + "(?!-)", text)
+            layer.values[key] = tuple(path for path in paths if path)
+        elif key == "num_threads" and text.isdecimal() and int(text):
+            layer.values[key] = int(text)
+        elif key != "num_threads" and text.lower() in _TRUE + _FALSE:
+            layer.values[key] = text.lower() in _TRUE
+        else:
+            expects = (KEYS[key].extra or {})["expects"]
+            raise ConfigError(
+                f"{name} is {text!r}, but must be {expects}; set it right or unset it."
+            )
+    return layer
+
+
+def _option_layer(
+    cache_dir: str | os.PathLike[str] | None,
+    tmp_dir: str | os.PathLike[str] | None,
+    num_threads: int | None,
+) -> Layer:
+    """Return what the command line says; an empty string says nothing."""
+    layer = Layer({}, {}, os.getcwd())
+    if cache_dir:
+        layer.values["cache_dir"] = os.fspath(cache_dir)
+        layer.sources["cache_dir"] = "--cache-dir"
+    if tmp_dir:
+        layer.values["tmp_dir"] = (os.fspath(tmp_dir),)
+        layer.sources["tmp_dir"] = "--tmp-dir"
+    if num_threads is not None:
+        layer.values["num_threads"] = num_threads
+        layer.sources["num_threads"] = "--threads"
+    return layer
+
+
+def _named_file(named: str, chosen_by: str) -> Path:
+    path = cache.expand(cache.Choice(named, chosen_by, os.getcwd()))
+    if path.is_dir() or not path.exists():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise ConfigError(
+            f"The configuration file {path}, chosen by {chosen_by}, {what}; "
+            "`lacuna config init FILE` writes one."
+        )
+    return path
+
+
+def user_config_file() -> Path | None:
+    """Return where the user's own file is looked for; None without a home directory."""
+    if sys.platform == "win32":
+        root = os.environ.get("APPDATA", "")
+    else:
+        root = os.environ.get("XDG_CONFIG_HOME", "")
+        if not os.path.isabs(root):  # the XDG specification: ignore a relative one
+            root = os.path.expanduser("~/.config")  # stays "~" where there is no home
+    return Path(root, "lacuna", "config.yaml") if os.path.isabs(root) else None
+
+
+def _is_foreign(path: Path) -> bool:
+    return sys.platform != "win32" and path.stat().st_uid not in (0, os.getuid())
+
+
+def _shown(path: Path) -> str:
+    """Return a path as short as it stays clear: relative to here, or to the home directory."""
+    for base, prefix in ((os.path.abspath(os.curdir), ""), (os.path.expanduser("~"), "~/")):
+        if base not in ("/", "~") and path.absolute().is_relative_to(base):
+            return prefix + path.absolute().relative_to(base).as_posix()
+    return str(path)
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise ConfigError(
+                f"{_shown(path)} is larger than 1 MiB: that is no configuration file."
+            )
+        return content.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(
+            f"The configuration file {_shown(path)} cannot be read: {error.strerror}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"The configuration file {_shown(path)} is not UTF-8 text (byte {error.start})."
+        ) from None
+
+
+def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the content of a YAML text, and the line of each key and list element."""
+    import yaml
+
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        data = loader.construct_document(root) if root else {}
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", error)
+        raise ConfigError(f"{shown}{where}: this is not YAML: {problem}.") from None
+    finally:
+        loader.dispose()
+    if data is None:
+        return {}, {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{shown}, line 1: expected lines of the form `key: value`.")
+    lines: dict[str, int] = {}
+    for key, value in root.value:
+        line = key.start_mark.line + 1
+        if key.value in lines:
+            raise ConfigError(
+                f"{shown}, line {line}: {key.value} stands already in line {lines[key.value]}; "
+                "keep one of the two."
+            )
+        lines[key.value] = line
+        if isinstance(value, yaml.SequenceNode):
+            for i, element in enumerate(value.value):
+                lines[f"{key.value}[{i}]"] = element.start_mark.line + 1
+    return {str(key): value for key, value in data.items()}, lines
+
+
+def _explain(problem: str, data: dict[str, Any], lines: dict[str, int], shown: str) -> str:
+    """Turn msgspec's message into one with the line and the way out."""
+    unknown = re.search(r"unknown field `(.*)`", problem)
+    if unknown:
+        from difflib import get_close_matches
+
+        near = get_close_matches(unknown[1].lower(), list(KEYS), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}."
+        line = lines.get(unknown[1], 1)
+        return f"{shown}, line {line}: unknown key {unknown[1]}; {hint}"
+    where = re.search(r"`\$\.(\w+)((?:\[\d+\])?)", problem)
+    if where is None:
+        return f"{shown}: {problem}."
+    key = where[1]
+    expects, example = (KEYS[key].extra or {})["expects"], (KEYS[key].examples or [""])[0]
+    value = data[key][int(where[2][1:-1])] if where[2] else data[key]
+    return (
+        f"{shown}, line {lines.get(key + where[2], 1)}: {key} must be {expects}, "
+        f"not {value!r:.60}; for example `{key}: {example}`."
+    )
+
+
+def _convert(key: str, value: Any) -> Any:
+    """Return a validated value as `Settings` holds it."""
+    if key in ("tmp_dir", "shared_cache_dirs"):
+        return tuple(text for text in ([value] if isinstance(value, str) else value) if text)
+    return parse_size(value) if key == "min_free" else value
