@@ -1,0 +1,183 @@
+"""Inputs whose answer is known by construction, and files of them written without our own code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from lacuna.geometry.grid import FloatArray, Grid
+from lacuna.geometry.streamlines import Streamlines
+
+Voxel = tuple[int, int, int]
+
+
+def pack(polylines: Sequence[FloatArray | Sequence[Sequence[float]]]) -> Streamlines:
+    """Return polylines (n_i, 3), mm RAS+, as streamlines."""
+    parts = [np.asarray(line, np.float32).reshape(-1, 3) for line in polylines]
+    counts = np.array([len(part) for part in parts], np.int64)
+    words = np.concatenate([*parts, np.empty((0, 3), np.float32)]).reshape(-1)
+    return Streamlines(words, (np.cumsum(counts) - counts) * 3, counts)
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """One polyline on an 8 × 8 × 8 grid with voxel centres on whole mm from 0 to 7.
+
+    Parameters
+    ----------
+    points : (n, 3)
+    segment_voxels, vertex_voxels
+        Voxels visited under these rules.
+    """
+
+    points: tuple[tuple[float, float, float], ...]
+    segment_voxels: frozenset[Voxel]
+    vertex_voxels: frozenset[Voxel]
+
+
+UNIT_GRID = Grid((8, 8, 8), np.eye(4))
+
+
+def _phantom(points: Sequence[Sequence[float]], segment: str, vertex: str) -> Phantom:
+    def voxels(text: str) -> frozenset[Voxel]:
+        return frozenset((int(word[0]), int(word[1]), int(word[2])) for word in text.split())
+
+    line = tuple((float(x), float(y), float(z)) for x, y, z in points)
+    return Phantom(line, voxels(segment), voxels(vertex))
+
+
+PHANTOMS = {
+    "along an axis": _phantom([(1, 2, 3), (4, 2, 3)], "123 223 323 423", "123 423"),
+    "backwards": _phantom([(4, 2, 3), (1, 2, 3)], "123 223 323 423", "123 423"),
+    "in a face: the lower voxels": _phantom([(1, 2.5, 3), (3, 2.5, 3)], "123 223 323", "123 323"),
+    "in an edge: the lower voxels": _phantom([(1, 2.5, 3.5), (2, 2.5, 3.5)], "123 223", "123 223"),
+    "through corners, all axes up": _phantom([(1, 1, 1), (3, 3, 3)], "111 222 333", "111 333"),
+    "through corners, all axes down": _phantom([(3, 3, 3), (1, 1, 1)], "111 222 333", "111 333"),
+    "through edges, one axis up and one down": _phantom(
+        [(1, 3, 0), (3, 1, 0)], "130 120 220 210 310", "130 310"
+    ),
+    "through corners, two axes up and one down": _phantom(
+        [(1, 1, 3), (2, 2, 2)], "113 112 222", "113 222"
+    ),
+    "ends on a face from below": _phantom([(1, 1, 1), (1.5, 1, 1)], "111", "111"),
+    "ends on a face from above": _phantom([(2, 1, 1), (1.5, 1, 1)], "211 111", "211 111"),
+    "starts on a corner, goes up": _phantom([(1.5, 1.5, 1.5), (2, 2, 2)], "111 222", "111 222"),
+    "touches a face and turns back": _phantom(
+        [(2, 1, 1), (1.5, 1, 1), (2, 1.25, 1)], "211 111", "211 111"
+    ),
+    "a knee": _phantom([(1, 1, 1), (3, 1, 1), (3, 2, 1)], "111 211 311 321", "111 311 321"),
+    "outside, through, outside": _phantom(
+        [(-3, 7, 7), (11, 7, 7)], "077 177 277 377 477 577 677 777", ""
+    ),
+    "in the grid's lower face: outside": _phantom([(1, -0.5, 1), (3, -0.5, 1)], "", ""),
+    "in the grid's upper face: inside": _phantom([(1, 7.5, 1), (2, 7.5, 1)], "171 271", "171 271"),
+    "past a corner of the grid": _phantom([(-2, 0, 0), (0, -2, 0)], "", ""),
+    "twice the same point": _phantom([(4, 4, 4), (4, 4, 4)], "444", "444"),
+    "a single point": _phantom([(2.5, 3, 4)], "234", "234"),
+    "empty": _phantom([], "", ""),
+}
+
+
+def parallel_tract(n: int, n_voxels: int = 20) -> tuple[Streamlines, Grid]:
+    """Return straight streamlines along x, the i-th at y = i, z = 0, and a grid that holds them.
+
+    A lesion of the voxels ``y < k`` cuts exactly k of them, and then disconnects all their voxels.
+    """
+    x = np.arange(n_voxels, dtype=np.float32)
+    lines = [np.column_stack([x, np.full_like(x, i), np.zeros_like(x)]) for i in range(n)]
+    return pack(lines), Grid((n_voxels, n, 1), np.eye(4))
+
+
+def coherent_tractogram(
+    n_streamlines: int, *, step_mm: float = 1.0, n_bundles: int = 60, seed: int = 0
+) -> Streamlines:
+    """Return bundles of smooth curves, 30 to 140 mm long, over the volume of a brain.
+
+    Parameters
+    ----------
+    n_streamlines, n_bundles
+        Each streamline follows the curve of its bundle, a little beside it.
+    step_mm
+        Distance of neighbouring points along each curve.
+    seed
+        Other seeds give other bundles.
+    """
+    random = np.random.default_rng(seed)
+    middles = random.normal(0, 1, (n_bundles, 3)) * (22, 32, 20) + (0, -18, 15)
+    headings = random.uniform(0, [2 * np.pi, np.pi], (n_bundles, 2))
+    bends = random.normal(0, 0.02, (n_bundles, 2))
+    waves = random.normal(0, 0.35, (n_bundles, 2))
+    lengths = random.uniform(35, 130, n_bundles)
+    bundle = np.sort(random.integers(0, n_bundles, n_streamlines))
+    own_lengths = np.clip(lengths[bundle] * random.normal(1, 0.08, n_streamlines), 30, 140)
+    counts = (own_lengths / step_mm).astype(np.int64) + 1
+    ends = np.cumsum(counts)
+    s = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    of = np.repeat(np.arange(n_streamlines), counts)
+    along_mm = (s - counts[of] / 2) * step_mm
+    jitter = random.normal(0, 0.03, (n_streamlines, 2))
+    angles = [
+        headings[bundle, i][of]
+        + jitter[of, i]
+        + bends[bundle, i][of] * along_mm
+        + waves[bundle, i][of] * np.sin(along_mm / 17)
+        for i in range(2)
+    ]
+    steps = np.column_stack(
+        [
+            np.sin(angles[1]) * np.cos(angles[0]),
+            np.sin(angles[1]) * np.sin(angles[0]),
+            np.cos(angles[1]),
+        ]
+    )
+    points = np.cumsum(steps * step_mm, axis=0)
+    own_middles = middles[bundle] + random.normal(0, 3, (n_streamlines, 3))
+    points += (own_middles - points[ends - counts + counts // 2])[of]
+    return Streamlines(points.astype(np.float32).reshape(-1), (ends - counts) * 3, counts)
+
+
+def write_tck(
+    path: Path,
+    streamlines: Streamlines,
+    *,
+    step_size_mm: float | None = None,
+    datatype: str = "Float32LE",
+    header: str = "",
+) -> None:
+    """Write a .tck file.
+
+    Parameters
+    ----------
+    path
+    streamlines
+        Empty ones and single points are kept.
+    step_size_mm
+        Header line ``step_size``; none: no such line.
+    datatype
+        ``Float`` with ``32`` or ``64`` and ``LE`` or ``BE``.
+    header
+        Further lines.
+    """
+    points, offsets = streamlines.gather(np.arange(len(streamlines)))
+    dtype = np.dtype(f"{'<' if datatype.endswith('LE') else '>'}f{int(datatype[5:7]) // 8}")
+    n = len(streamlines)
+    body = np.full((len(points) + n + 1, 3), np.nan, dtype)
+    body[np.arange(len(points)) + np.repeat(np.arange(n), np.diff(offsets))] = points
+    body[-1] = np.inf
+    step = "" if step_size_mm is None else f"step_size: {step_size_mm!r}\n"
+    lines = f"mrtrix tracks\ncount: {n}\ndatatype: {datatype}\n{step}{header}file: . "
+    start = len(lines) + 16
+    text = f"{lines}{start}\nEND\n".encode().ljust(start, b"\0")
+    path.write_bytes(text + body.tobytes())
+
+
+def write_nifti(path: Path, array: NDArray[np.generic], grid: Grid) -> Grid:
+    """Write an array with both transforms set, and return the grid as the header holds it."""
+    image = nib.Nifti1Image(array, grid.affine)
+    image.set_sform(grid.affine, 1)
+    image.set_qform(grid.affine, 1)
+    nib.save(image, path)
+    return Grid(grid.shape, nib.load(path).affine)
