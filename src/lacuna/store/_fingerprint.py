@@ -1,0 +1,154 @@
+"""Content fingerprints of input files, each file read once.
+
+A memo remembers the fingerprint under the file's real path together with inode, size and both
+times. The device number is left out: it differs between the nodes of a cluster. A file modified
+within the last two seconds is not remembered, since it could change again without a new time.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import time
+from contextlib import suppress
+from typing import TypeAlias
+
+import xxhash
+
+from lacuna.errors import InputError
+from lacuna.store._entry import hash_file
+from lacuna.store._layout import MEMO, make_directory, prepare_root
+
+_UNTRUSTED_S = 2.0
+_MEMO_CAP = 1 << 14
+_ATTEMPTS = 3
+
+Stat: TypeAlias = tuple[int, int, int, int]
+
+
+class Fingerprints:
+    """Fingerprints of files, remembered in this process and on disk.
+
+    Parameters
+    ----------
+    root
+        The cache root.
+    scratch
+        Where the memo goes if the root cannot be written.
+    """
+
+    def __init__(self, root: str, scratch: str | None) -> None:
+        self._root = root
+        self._scratch = scratch
+        self._known: dict[str, tuple[Stat, str]] = {}
+
+    def of(self, path: str) -> str:
+        """Return the xxh3-128 of a file, or of a folder's names and files.
+
+        Raises
+        ------
+        InputError
+            It is no file or folder, or it changes while it is read.
+        OSError
+            It cannot be read.
+        """
+        path = os.path.abspath(path)
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            return self._of_folder(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is neither a file nor a folder: it has no content to know.")
+        facts = _facts(status)
+        known = self._known.get(path)
+        if known is not None and known[0] == facts:
+            return known[1]
+        real = os.path.realpath(path)
+        found = self._recall(real, facts)
+        if found is None:
+            trusted_ns = time.time_ns() - round(_UNTRUSTED_S * 1e9)
+            found, facts = _read_whole(path)
+            if max(facts[2:]) >= trusted_ns:
+                return found
+            self._remember(real, facts, found)
+        self._known[path] = (facts, found)
+        return found
+
+    def _of_folder(self, path: str) -> str:
+        listing = []
+        pending = [""]
+        while pending:
+            folder = pending.pop()
+            for item in os.scandir(f"{path}/{folder}"):
+                if item.is_dir():
+                    pending.append(f"{folder}{item.name}/")
+                else:
+                    listing.append([f"{folder}{item.name}", self.of(item.path)])
+        return xxhash.xxh3_128(json.dumps(sorted(listing)).encode()).hexdigest()
+
+    def _recall(self, real: str, facts: Stat) -> str | None:
+        for directory in self._directories():
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                if not _is_our_own(directory):
+                    continue
+                handle = os.open(_memo(directory, real), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    memo = json.loads(os.read(handle, _MEMO_CAP))
+                finally:
+                    os.close(handle)
+                if memo["path"] == real and tuple(memo["stat"]) == facts:
+                    return str(memo["xxh3_128"])
+        return None
+
+    def _remember(self, real: str, facts: Stat, found: str) -> None:
+        text = json.dumps({"path": real, "stat": facts, "xxh3_128": found}).encode()
+        for directory in self._directories():
+            with suppress(OSError):
+                if directory.startswith(self._root):
+                    prepare_root(self._root)
+                make_directory(directory)
+                if not _is_our_own(directory):
+                    continue
+                # Written in place: half a memo does not parse, and is then read as none.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+                handle = os.open(_memo(directory, real), flags, 0o600)
+                try:
+                    os.write(handle, text)
+                finally:
+                    os.close(handle)
+                return
+
+    def _directories(self) -> list[str]:
+        directories = [f"{self._root}/{MEMO}"]
+        if self._scratch is not None:
+            directories.append(f"{self._scratch}/{MEMO}-{os.geteuid()}")
+        return directories
+
+
+def _facts(status: os.stat_result) -> Stat:
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _memo(directory: str, real: str) -> str:
+    name = hashlib.blake2b(os.fsencode(real), digest_size=16).hexdigest()
+    return f"{directory}/{name}.json"
+
+
+def _is_our_own(directory: str) -> bool:
+    """Whether nobody else can have put a false memo there."""
+    status = os.lstat(directory)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _read_whole(path: str) -> tuple[str, Stat]:
+    for _ in range(_ATTEMPTS):
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            before = _facts(os.fstat(handle))
+            digest = hash_file(handle)
+            if _facts(os.fstat(handle)) == before:
+                return digest, before
+        finally:
+            os.close(handle)
+    raise InputError(
+        f"{path} changed each of the {_ATTEMPTS} times it was read. Wait until it is complete."
+    )

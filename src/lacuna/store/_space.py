@@ -1,0 +1,170 @@
+"""When the disk, the quota or the inodes run out: said in one way, with the way out."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from lacuna.errors import CacheDirError, CacheFullError
+from lacuna.utils.filesystem import free_space
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_WAY_OUT = "set cache_dir (configuration), LACUNA_CACHE_DIR or --cache-dir to another place"
+_NEARLY_NOTHING = 1 << 20
+_ZEROS = bytes(1 << 20)
+
+
+def size_text(n_bytes: int) -> str:
+    """Return a size for people, in decimal units: ``1.3 GB``."""
+    size = float(n_bytes)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit in ("bytes", "kB") else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def allocate(path: Path | str, n_bytes: int) -> None:
+    """Make a new file of zeros whose blocks are reserved, to be mapped and written.
+
+    Writing to a sparse memory map on a full disk kills the process (SIGBUS); a file made here
+    cannot run out of space any more.
+
+    Parameters
+    ----------
+    path
+        A file that does not exist yet.
+    n_bytes
+        Its size.
+
+    Raises
+    ------
+    CacheFullError
+        There is no space for it; nothing is left behind.
+    """
+    place = os.fspath(path)
+    handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            if n_bytes:
+                _reserve(handle, n_bytes)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        full = full_error(error, os.path.dirname(place) or ".", f"{place}", n_bytes)
+        with suppress(OSError):
+            os.unlink(place)
+        if full is None:
+            raise
+        raise full from error
+
+
+def _reserve(handle: int, n_bytes: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(handle, 0, n_bytes)
+            return
+        except OSError as error:
+            # Some file systems have no reservation; zeros that were written take the same room.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+    written = 0
+    while written < n_bytes:
+        written += os.pwrite(handle, _ZEROS[: n_bytes - written], written)
+
+
+def require_space(directory: str, what: str, need: int, keep_free: int) -> None:
+    """Refuse to begin what will not fit.
+
+    Raises
+    ------
+    CacheFullError
+        Fewer than need + keep_free bytes are free.
+    """
+    free, _ = free_space(directory)
+    if free is None or free >= need + keep_free:
+        return
+    reserve = f", and min_free keeps {size_text(keep_free)} of them" if keep_free else ""
+    raise CacheFullError(
+        errno.ENOSPC,
+        f"No room for {what} in {directory}: it needs {size_text(need)}, {size_text(free)} are "
+        f"free{reserve}. Make room, or {_WAY_OUT}.",
+        directory,
+    )
+
+
+def full_error(
+    error: BaseException, directory: str, what: str, need: int | None
+) -> CacheFullError | None:
+    """Return the typed error, if this one means that a directory's disk is full."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, CacheFullError):
+            return seen
+        if isinstance(seen, OSError) and _is_about(seen, directory):
+            number = seen.errno or errno.ENOSPC
+            return CacheFullError(number, _full_text(number, directory, what, need), directory)
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _is_about(error: OSError, directory: str) -> bool:
+    if error.errno is None:
+        # numpy reports a short write without an errno.
+        with suppress(OSError):
+            return "written" in str(error) and (free_space(directory)[0] or 0) < _NEARLY_NOTHING
+        return False
+    if error.errno not in _FULL:
+        return False
+    place = error.filename
+    return not isinstance(place, str) or _is_below(place, directory)
+
+
+def _is_below(place: str, directory: str) -> bool:
+    return os.path.abspath(place).startswith(os.path.abspath(directory) + os.sep)
+
+
+def _full_text(number: int, directory: str, what: str, need: int | None) -> str:
+    needed = f"it needs about {size_text(need)}" if need else "how much it needs is not known"
+    free, inodes = free_space(directory)
+    left = "how much is free is not known" if free is None else f"{size_text(free)} are free"
+    if number == errno.EDQUOT:
+        problem = "the disk quota is used up"
+    elif inodes == 0:
+        problem = "no inodes are left"
+    else:
+        problem = "no space is left"
+    return (
+        f"While writing {what} in {directory}, {problem}: {needed}, {left} on the "
+        f"disk. Nothing half-made was kept. Make room, or {_WAY_OUT}."
+    )
+
+
+@contextmanager
+def explained(directory: str, what: str, need: int | None = None) -> Iterator[None]:
+    """Turn the system's errors while writing to the cache into ours.
+
+    Raises
+    ------
+    CacheFullError
+        Space, quota or inodes ran out.
+    CacheDirError
+        The place cannot be written.
+    """
+    try:
+        yield
+    except CacheDirError:
+        raise
+    except OSError as error:
+        full = full_error(error, directory, what, need)
+        if full is not None:
+            raise full from error
+        if error.errno in _UNWRITABLE:
+            message = f"{directory} cannot be written ({error.strerror})"
+        else:
+            message = f"Writing {what} in {directory} failed ({error.strerror or error})"
+        raise CacheDirError(
+            error.errno or errno.EIO, f"{message}: mend that, or {_WAY_OUT}.", directory
+        ) from error

@@ -1,0 +1,260 @@
+"""The store's face: look up, make once, list, verify, clear."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from lacuna.errors import CacheDirError
+from lacuna.store._clear import ClearPlan, Select, plan_clear
+from lacuna.store._digest import Key
+from lacuna.store._entry import Entry, read, refresh, rehash
+from lacuna.store._fingerprint import Fingerprints
+from lacuna.store._layout import entry_directory, walk_entries, walk_unmanaged
+from lacuna.store._once import Request, make_once
+from lacuna.store._publish import Make, Place
+from lacuna.store._removal import discard as discard_entry
+
+_logger = logging.getLogger(__name__)
+
+_REFRESH_EVERY_S = 3600.0
+_RECENT_S = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What verifying an entry found.
+
+    Parameters
+    ----------
+    path
+        The entry's directory.
+    label
+        What it is, for people; empty where the sidecar cannot be read.
+    size_bytes
+        What was read.
+    problem
+        What is wrong with it; None if it is whole.
+    discarded
+        Whether it went to the trash, to be built again when it is next asked for.
+    """
+
+    path: Path
+    label: str
+    size_bytes: int
+    problem: str | None
+    discarded: bool
+
+
+class Store:
+    """Artifacts that are expensive to make, each made once and kept.
+
+    Nothing is created or read before it is asked for.
+
+    Parameters
+    ----------
+    root
+        The cache directory.
+    read_only_roots
+        Searched after the root, in order, and never written.
+    scratch
+        Where fingerprints are remembered if the root cannot be written.
+    min_free
+        Bytes that a build whose size is known in advance must leave free.
+    foreign_wait_s
+        How long to wait for a builder of which nobody can say whether it lives (on another host)
+        before building as well.
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        read_only_roots: Sequence[Path | str] = (),
+        scratch: Path | str | None = None,
+        min_free: int | None = None,
+        foreign_wait_s: float = 900.0,
+    ) -> None:
+        self._root = os.path.abspath(root)
+        self._read_only_roots = tuple(os.path.abspath(path) for path in read_only_roots)
+        self._min_free = min_free or 0
+        self._foreign_wait_s = foreign_wait_s
+        self._fingerprints = Fingerprints(
+            self._root, None if scratch is None else os.path.abspath(scratch)
+        )
+        self._refreshed: dict[str, float] = {}
+
+    @property
+    def root(self) -> Path:
+        """The cache directory."""
+        return Path(self._root)
+
+    def find(self, key: Key) -> Entry | None:
+        """Return a whole entry, or None; nothing is changed.
+
+        Raises
+        ------
+        CacheDirError
+            The root cannot be read.
+        """
+        found = read(self._directory(self._root, key), key.digest, root=self._root)
+        return found if isinstance(found, Entry) else self._find_elsewhere(key)
+
+    def get_or_make(
+        self,
+        key: Key,
+        make: Make,
+        check: Make | None = None,
+        *,
+        expected_bytes: int | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> Entry:
+        """Return the entry of a key; make it if it is missing, once however many ask.
+
+        Parameters
+        ----------
+        key
+            What is wanted.
+        make
+            Writes the payload files, under the names they are to have, into the empty directory
+            that it is given.
+        check
+            Opens what was made, in the directory that it is given, and raises if it is no good.
+        expected_bytes
+            Size of the payload; refused before the work begins if it would not fit.
+        on_wait
+            Told, in a sentence, for whom we wait; the log is told otherwise.
+
+        Raises
+        ------
+        CacheFullError
+            There is no space, quota or inode left, or the payload will not fit.
+        CacheDirError
+            The root cannot be read or written.
+        CacheEntryError
+            What was made cannot be kept, or did not pass the check.
+        """
+        entry = self._hit(key)
+        if entry is not None:
+            return entry
+        return make_once(
+            Request(
+                place=Place(self._root, key, self._directory(self._root, key)),
+                make=make,
+                check=check,
+                look=lambda: self._hit(key),
+                expected_bytes=expected_bytes,
+                keep_free=self._min_free,
+                foreign_wait_s=self._foreign_wait_s,
+                tell=on_wait or _logger.warning,
+            )
+        )
+
+    def fingerprint(self, path: Path | str) -> str:
+        """Return the xxh3-128 of a file's content, or of a folder's names and files.
+
+        A file is read once, and again only when its size, inode or times changed.
+
+        Returns
+        -------
+        str
+            32 hexadecimal digits, for the inputs of a `Key`.
+
+        Raises
+        ------
+        InputError
+            It is no file or folder, or it changes while it is read.
+        OSError
+            It cannot be read.
+        """
+        return self._fingerprints.of(os.fspath(path))
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield all whole entries, of the root first; of all versions, in a fixed order."""
+        for root in (self._root, *self._read_only_roots):
+            for digest, directory in walk_entries(root):
+                found = read(directory, digest, root=root, read_only=root != self._root)
+                if isinstance(found, Entry):
+                    yield found
+
+    def unmanaged(self) -> Iterator[Path]:
+        """Yield what others put among the entries of the root; it is never deleted."""
+        return map(Path, walk_unmanaged(self._root))
+
+    def verify(
+        self, select: Select | None = None, *, discard: bool = True
+    ) -> Iterator[Verification]:
+        """Read every entry again and compare it with what was written.
+
+        Parameters
+        ----------
+        select
+            Which entries; unreadable ones are always reported.
+        discard
+            Move damaged entries of the root to the trash, to be built anew when asked for.
+        """
+        for root in (self._root, *self._read_only_roots):
+            for digest, directory in walk_entries(root):
+                found = read(directory, digest, root=root, read_only=root != self._root)
+                if isinstance(found, Entry):
+                    if select is not None and not select(found):
+                        continue
+                    damage = rehash(found)
+                    label, size_bytes = found.label, found.size_bytes
+                elif found is not None:
+                    damage, label, size_bytes = found, "", 0
+                else:
+                    continue
+                gone = damage is not None and discard and root == self._root
+                if damage is not None and gone:
+                    discard_entry(root, directory, damage.reason)
+                problem = None if damage is None else damage.reason
+                yield Verification(Path(directory), label, size_bytes, problem, gone)
+
+    def plan_clear(self, select: Select | None = None, *, force: bool = False) -> ClearPlan:
+        """Decide what clearing removes: entries, trash and what dead processes left.
+
+        Parameters
+        ----------
+        select
+            Which entries; all without it. Damaged ones go in any case.
+        force
+            Remove entries that were used in the last 24 hours too.
+        """
+        return plan_clear(self._root, select, unused_for_s=0.0 if force else _RECENT_S)
+
+    def _directory(self, root: str, key: Key) -> str:
+        return entry_directory(root, key.bucket, key.format_version, key.digest)
+
+    def _hit(self, key: Key) -> Entry | None:
+        """Return a whole entry; throw a damaged one away, so that it can be made again."""
+        directory = self._directory(self._root, key)
+        found = read(directory, key.digest, root=self._root)
+        if isinstance(found, Entry):
+            self._refresh(found)
+            return found
+        if found is not None and discard_entry(self._root, directory, found.reason):
+            _logger.warning(
+                "The cached %s was damaged and is made again: %s.",
+                key.label or key.product,
+                found.reason,
+            )
+        return self._find_elsewhere(key)
+
+    def _find_elsewhere(self, key: Key) -> Entry | None:
+        for root in self._read_only_roots:
+            with suppress(CacheDirError):
+                found = read(self._directory(root, key), key.digest, root=root, read_only=True)
+                if isinstance(found, Entry):
+                    return found
+        return None
+
+    def _refresh(self, entry: Entry) -> None:
+        now = time.monotonic()
+        last = self._refreshed.get(entry.digest)
+        if last is None or now - last > _REFRESH_EVERY_S:
+            self._refreshed[entry.digest] = now
+            refresh(entry, _REFRESH_EVERY_S)
