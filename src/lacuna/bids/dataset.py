@@ -68,14 +68,17 @@ class LesionListing:
 
     Parameters
     ----------
+    input_path
+        What was given, absolute.
     root
-        The dataset or folder.
+        The dataset or folder that it is, or is in.
     kind
         ``"dataset"``, ``"folder"`` or ``"file"``.
     found, ignored
         In the order of their paths.
     """
 
+    input_path: Path
     root: Path
     kind: str
     found: tuple[LesionFile, ...]
@@ -118,7 +121,7 @@ def find_lesions(
     if participant_labels:
         found, others = _keep_participants(found, participant_labels, root)
         ignored = sorted(ignored + others, key=lambda item: item.path)
-    return LesionListing(root, kind, tuple(found), tuple(ignored))
+    return LesionListing(path, root, kind, tuple(found), tuple(ignored))
 
 
 def read_sidecar(path: Path) -> dict[str, object]:
@@ -170,13 +173,30 @@ def _dataset_of(path: Path) -> Path:
 
 
 def _walk_dataset(root: Path) -> Iterator[Path]:
-    for directory, names, files in os.walk(root):
+    seen = set()
+    # Subjects are often links to another disk: they are followed, but no circle is.
+    for directory, names, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
         here = Path(directory)
-        hidden = [name for name in names if name.startswith(".")]
-        skipped = [name for name in names if here == root and name in _SKIPPED_DIRECTORIES]
-        names[:] = sorted(set(names) - set(hidden) - set(skipped))
+        if here.resolve() in seen:
+            names.clear()
+            continue
+        seen.add(here.resolve())
+        names[:] = sorted(name for name in names if _belongs(here / name, root))
         # A dangling link is kept: content that was not fetched must fail aloud, not vanish.
         yield from (here / name for name in sorted(files) if _is_image(name))
+
+
+def _belongs(directory: Path, root: Path) -> bool:
+    """Tell whether a folder is part of a dataset, not another dataset inside it."""
+    if directory.name.startswith("."):
+        return False
+    if directory.parent == root and directory.name in _SKIPPED_DIRECTORIES:
+        return False
+    return not (directory / "dataset_description.json").exists()
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise DatasetError(f"{error.filename} cannot be listed ({error.strerror}); check its mode.")
 
 
 def _list_folder(root: Path) -> Iterator[Path]:
@@ -269,7 +289,7 @@ def _read_sides(root: Path) -> dict[str, str]:
     table = root / "participants.tsv"
     if not table.is_file():
         return {}
-    with table.open(encoding="utf-8-sig", newline="") as stream:
+    with table.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     sides = {}
     for row in rows:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -31,7 +32,7 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 """Every suffix that is written, with its extensions; ``mask`` alone is a BIDS suffix."""
 
 _GENERATOR = "Lacuna"
-_NOT_CARRIED = ("space", "res", "den", "desc", "atlas", "seg", "scale")
+_NOT_CARRIED = ("space", "res", "desc")
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def open_output(
         write_text(ignore, bidsignore())
     description = root / "dataset_description.json"
     if not description.exists():
-        write_json(description, _describe(parameters, sources))
+        _write_once(description, _format_json(_describe(parameters, sources)))
         # Another process may have described the folder in the same moment, and otherwise.
         check_output(root, parameters, sources=sources)
     return root
@@ -175,7 +176,7 @@ def check_output(
     DatasetError
         As `open_output`.
     """
-    if output_dir in [Path(source).absolute() for source in sources]:
+    if output_dir.resolve() in [Path(source).resolve() for source in sources]:
         raise DatasetError(f"OUTPUT_DIR and INPUT are both {output_dir}: give another OUTPUT_DIR.")
     if output_dir.exists() and not output_dir.is_dir():
         raise DatasetError(f"OUTPUT_DIR {output_dir} is not a folder: give another.")
@@ -247,8 +248,7 @@ def format_value(value: object) -> str:
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Write a JSON file whole or not at all; NaN and infinities become null."""
-    text = json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, _format_json(content))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -263,6 +263,25 @@ def bidsignore() -> str:
     own = [suffix for suffix in SUFFIXES if suffix != "mask"]
     lines = [f"*_{suffix}{extension}" for suffix in own for extension in SUFFIXES[suffix]]
     return "\n".join(lines) + "\n"
+
+
+def _format_json(content: Mapping[str, object]) -> str:
+    return json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_once(path: Path, text: str) -> None:
+    """Write a file whole unless it exists: of many processes, the first one wins."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        os.link(beside, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        # No hard links here: the last of processes that start in the same moment wins.
+        write_text(path, text)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _describe(

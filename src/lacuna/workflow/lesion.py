@@ -112,7 +112,7 @@ def load_lesion(
         If its space is ambiguous, stated twice differently, or contradicted by its grid (strict).
     """
     file = _find_file(source)
-    stated = _decide_space(space, file.space if file else None, default_space)
+    stated = decide_space(space, file.space if file else None, default_space)
     image = load_mask(file.path if file else _as_image(source))
     return describe_lesion(
         image.array,
@@ -160,8 +160,10 @@ def describe_lesion(
     voxels = np.argwhere(grid.orientation.to_canonical(mask))
     if not len(voxels):
         raise LesionError(f"{name} is empty: no voxel is lesioned. Was the right file given?")
-    centre = turned.to_world(voxels.sum(axis=0)[np.newaxis] / len(voxels))[0]
-    x = voxels @ turned.affine[0, :3] + turned.affine[0, 3]
+    # A flipped header keeps another corner, whose rounding would show in the last digits.
+    origin = np.round(turned.affine[:3, 3], 4)
+    centre = turned.affine[:3, :3] @ (voxels.sum(axis=0) / len(voxels)) + origin
+    x = voxels @ turned.affine[0, :3] + origin[0]
     on_midline = int((np.abs(x) < MIDLINE_MM).sum())
     left = (int((x <= -MIDLINE_MM).sum()) + on_midline / 2) / len(voxels)
     side: Side = "bilateral"
@@ -182,12 +184,7 @@ def describe_lesion(
         side=side,
         left_share=left,
         right_share=1 - left,
-        # Rounded: headers keep float32 origins, and a flipped one differs in the last digit.
-        centre_of_mass_mm=(
-            _micrometres(centre[0]),
-            _micrometres(centre[1]),
-            _micrometres(centre[2]),
-        ),
+        centre_of_mass_mm=_to_micrometres(centre),
         warnings=tuple(warnings),
     )
 
@@ -223,7 +220,7 @@ def tractogram_space(
     entity = re.search(r"(?:^|_)space-([A-Za-z0-9]+)", file_stem(path))
     if stated is None and entity:
         stated = StatedSpace(entity.group(1), f"the name of {path.name}")
-    return _decide_space(space, stated, default_space)
+    return decide_space(space, stated, default_space)
 
 
 def check_spaces(
@@ -329,12 +326,18 @@ def _as_image(source: LesionFile | ImageSource) -> ImageSource:
     return source
 
 
-def _decide_space(
+def decide_space(
     option_value: str | StatedSpace | None,
     stated: StatedSpace | None,
     default: StatedSpace | None,
 ) -> StatedSpace | None:
-    """Return the space by option, file or default, with its resolved name."""
+    """Return the space by option, file or default, with its resolved name.
+
+    Raises
+    ------
+    SpaceError
+        If it is ambiguous, or option and file state two.
+    """
     chosen = (
         StatedSpace(option_value, "as given") if isinstance(option_value, str) else option_value
     )
@@ -351,8 +354,8 @@ def _decide_space(
         return resolved
     if said != resolved.name:
         raise SpaceError(
-            f"The space is {resolved.name} ({resolved.source}), but {said} by {stated.source}. Leave "
-            "the option out if the file is right, else correct the file."
+            f"The space is {resolved.name} ({resolved.source}), but {said} by {stated.source}. "
+            "Leave the option out if the file is right, else correct the file."
         )
     return resolved
 
@@ -406,8 +409,9 @@ def _warn(message: str) -> tuple[str, ...]:
     return (message,)
 
 
-def _micrometres(value: float) -> float:
-    return round(float(value), 3) + 0.0
+def _to_micrometres(point: FloatArray) -> tuple[float, float, float]:
+    x, y, z = (round(float(value), 3) + 0.0 for value in point)
+    return x, y, z
 
 
 def _format_box(low: FloatArray, high: FloatArray) -> str:
