@@ -453,9 +453,10 @@ class _TemporaryDirectory:
         self._owner.release(self._base)
 
 
-def _cache_dir(*, make: bool = True) -> tuple[str, str]:
+def _cache_dir(state: dict[str, Any] | None = None, *, make: bool = True) -> tuple[str, str]:
     """Return the cache directory and who chose it; made if absent, unless told otherwise."""
-    state = _state()
+    if state is None:
+        state = _state()
     chosen = _chosen("cache_dir", state)
     if chosen is not None:
         return _first_usable("cache_dir", chosen, make=make)
@@ -487,10 +488,11 @@ def _part_of_cache(name: str) -> Path:
 
 def _temp_base(*, make: bool = True) -> tuple[str, str]:
     """Return the temp base and who chose it; made if absent, unless told otherwise."""
-    chosen = _chosen("tmp_dir", _state())
+    state = _state()
+    chosen = _chosen("tmp_dir", state)
     if chosen is not None:
         return _first_usable("tmp_dir", chosen, make=make)
-    cache, source = _cache_dir(make=make)
+    cache, source = _cache_dir(state, make=make)
     path = cache + os.sep + "tmp"
     source = f"tmp in the cache directory, chosen by {source}"
     if make:
@@ -581,7 +583,7 @@ def _default_cache_dir() -> str | None:
     root = os.environ.get("XDG_CACHE_HOME")
     if root and root[0] == "/":  # the XDG specification: ignore a relative one
         return root + "/lacuna"
-    home = _home()
+    home = os.environ.get("HOME") or _home()
     return None if home is None or home in _NO_HOMES else f"{home}/.cache/lacuna"
 
 
@@ -660,13 +662,12 @@ def _make_directory(prefix: str, lifetime: str) -> tuple[Path, str]:
     _check_name("prefix", prefix)
     token = owner.current_owner().token
 
-    def make(base: str) -> str:
-        path = os.path.join(base, prefix + owner.unique_name(token, lifetime))
-        os.mkdir(path, 0o700)
-        return path
+    def make(base: str) -> Path:
+        name = prefix + owner.unique_name(token, lifetime)
+        os.mkdir(base + os.sep + name, 0o700)
+        return _as_path(base) / name
 
-    path, base = _make_in_temp_base(make, lifetime)
-    return Path(path), base
+    return _make_in_temp_base(make, lifetime)
 
 
 def _make_in_temp_base(make: Callable[[str], T], lifetime: str) -> tuple[T, str]:
