@@ -18,9 +18,6 @@ ByteArray = NDArray[np.uint8]
 Spans = tuple[NDArray[np.int64], NDArray[np.int64]]
 """First words and point counts of all streamlines, as `Streamlines` has them."""
 
-SCAN_WORDS = 3 << 20
-"""Words looked at in one go: they stay in the processor's cache between the steps of a scan."""
-
 BRAIN_BOX_MM = np.array([[-105.0, -145.0, -95.0], [105.0, 110.0, 125.0]])
 """Low and high corner of a box that holds every adult brain with its origin near the anterior
 commissure, as in all template spaces."""
@@ -112,16 +109,22 @@ def broken_gzip(path: Path, error: Exception) -> FormatError:
     )
 
 
-def find_non_finite(words: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return where numbers are NaN or infinite, looking at some at a time."""
-    found = []
-    for start in range(0, len(words), SCAN_WORDS):
-        # Unaligned or byte-swapped words are copied here, a chunk at a time.
-        chunk = np.asarray(words[start : start + SCAN_WORDS])
-        finite = np.isfinite(chunk)
+def find_non_finite(words: NDArray[np.floating], words_at_once: int = 3 << 18) -> NDArray[np.int64]:
+    """Return where numbers are NaN or infinite.
+
+    Parameters
+    ----------
+    words : (n,)
+        Numbers of any float type and byte order.
+    words_at_once
+        Looked at in one go: few enough to stay in the processor's cache.
+    """
+    found = [np.empty(0, np.int64)]
+    for start in range(0, len(words), words_at_once):
+        finite = np.isfinite(words[start : start + words_at_once])
         if not finite.all():
             found.append(np.flatnonzero(~finite) + start)
-    return np.concatenate(found) if found else np.empty(0, np.int64)
+    return np.concatenate(found)
 
 
 def check_spans(path: Path, streamlines: Streamlines) -> None:
@@ -145,33 +148,32 @@ def check_spans(path: Path, streamlines: Streamlines) -> None:
         )
 
 
-def check_placement(streamlines: Streamlines) -> list[str]:
-    """Return warnings about points that are not where a brain in mm would be.
-
-    Parameters
-    ----------
-    streamlines
-        A thousand of them are looked at, spread evenly over the file.
-    """
+def sample_points(streamlines: Streamlines) -> NDArray[np.float32]:
+    """Return the points, (n, 3), of a thousand streamlines spread evenly over a file."""
     ids = np.unique(np.linspace(0, len(streamlines) - 1, 1000).astype(np.int64))
-    points, _ = streamlines.gather(ids)
+    return streamlines.gather(ids)[0]
+
+
+def check_placement(streamlines: Streamlines) -> list[str]:
+    """Return warnings about points that are not where a brain in mm would be."""
+    points = sample_points(streamlines)
     if not len(points):
         return ["None of the streamlines looked at has any points."]
-    low, high = points.min(axis=0), points.max(axis=0)
-    box = f"from {_triple(low)} to {_triple(high)}"
-    extent = float((high - low).max())
+    extent = float(np.ptp(points, axis=0).max())
     if len(points) > 100 and (extent < 1 or extent > 500):
-        text = f"The points reach {box}: {extent:.3g} across, which is not a brain in mm. "
+        text = f"The points reach {describe_box(points)}: that is not a brain in mm. "
         return [text + "Convert the coordinates to mm in scanner or template space."]
     inside = ((points >= BRAIN_BOX_MM[0]) & (points <= BRAIN_BOX_MM[1])).all(axis=1).mean()
     if inside < 0.5:
         text = (
             f"{100 * (1 - inside):.0f} % of the points lie where no brain in template space is "
-            f"(they reach {box} mm): the header's translation is probably missing or wrong. "
+            f"({describe_box(points)}): a translation is probably missing or wrong. "
         )
         return [text + "Compare the tractogram with its template in a viewer first."]
     return []
 
 
-def _triple(point: FloatArray) -> str:
-    return "(" + ", ".join(f"{value:.1f}" for value in point) + ")"
+def describe_box(points: FloatArray) -> str:
+    """Return the box of points, (n, 3), in words."""
+    low, high = ((f"{x:.4g}" for x in corner) for corner in (points.min(0), points.max(0)))
+    return f"from ({', '.join(low)}) to ({', '.join(high)}) mm"

@@ -6,6 +6,7 @@ the *corner* of the first voxel.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from struct import Struct
 
@@ -19,8 +20,10 @@ from lacuna.formats.tractogram_file import (
     TractogramFile,
     check_placement,
     check_spans,
+    describe_box,
     find_non_finite,
     map_bytes,
+    sample_points,
 )
 from lacuna.geometry.grid import FloatArray, Grid
 from lacuna.geometry.streamlines import Streamlines
@@ -86,8 +89,7 @@ def open_trk(path: Path, spans: Spans | None = None) -> TractogramFile:
     counted, found = int(fields["n_count"]), len(streamlines)
     if 0 < counted < found:
         warnings.append(f"The header counts {counted} streamlines; the {found} found are used.")
-    if not any("translation" in warning for warning in warnings):
-        warnings += check_placement(streamlines)
+    warnings += _check_translation(fields, streamlines)
     return TractogramFile(
         path,
         "trk",
@@ -135,19 +137,12 @@ def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> Floa
     affine = fields["vox_to_ras"].astype(np.float64)
     if fields["version"] < 2 or affine[3, 3] == 0:
         warnings.append(
-            "The header has no vox_to_ras matrix (translation and orientation are missing): "
-            "coordinates are voxel-mm of an unknown image. Write the file again with its "
-            "reference image, for example with nibabel or dipy."
+            "The header has no vox_to_ras matrix: coordinates are taken as mm of an image without "
+            "orientation. Write the file again with its reference image, for example with nibabel."
         )
         affine = np.diag([*sizes, 1.0])
     elif not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise FormatError(f"{path}: the header's vox_to_ras is singular: {affine.tolist()}.")
-    elif not affine[:3, 3].any():
-        warnings.append(
-            "The header's vox_to_ras has no translation, so the origin would be the corner of the "
-            "image and the streamlines lie outside the brain (DSI Studio wrote such files). Put "
-            "the affine of the image that it was tracked in into the header, and save it again."
-        )
     corner = np.diag([*(1 / sizes), 1.0])
     corner[:3, 3] = CORNER_TO_CENTRE
     order = fields["voxel_order"].decode("latin-1").strip("\0 ").upper()
@@ -155,7 +150,27 @@ def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> Floa
         warnings.append("The header has no voxel_order: LPS is assumed, as TrackVis does.")
         order = "LPS"
     turn = _turn(path, order, affine, fields["dimensions"])
+    if not turn[:3, :3].diagonal().all():
+        warnings.append(
+            f"The header's voxel_order is {order}, and its vox_to_ras has the axes in another "
+            "order: programs differ about such files. Look at the result beside a template."
+        )
     return np.asarray(affine @ turn @ corner)
+
+
+def _check_translation(fields: np.void, streamlines: Streamlines) -> list[str]:
+    stored = sample_points(replace(streamlines, world_from_stored=None))
+    if fields["vox_to_ras"][:3, 3].any() or not len(stored) or stored.min() < 0:
+        return check_placement(streamlines)
+    # Points that all lie inside an image whose corner is the origin: its place was lost. Around
+    # the origin they are in mm already, as nibabel writes them without a reference image.
+    text = (
+        "The header's vox_to_ras has no translation, so that the origin is a corner of the image "
+        f"and the streamlines lie outside the brain, {describe_box(sample_points(streamlines))}. "
+        "Put the affine of the image that they were tracked in into the header (DSI Studio and "
+        "others left it out), and save the file again."
+    )
+    return [text]
 
 
 def _turn(path: Path, order: str, affine: FloatArray, dimensions: NDArray[np.int16]) -> FloatArray:
