@@ -38,11 +38,14 @@ class Holder:
         What the owner wrote about itself; None if that cannot be read.
     state
         ``alive``, ``dead`` or ``unknown``.
+    reason
+        What that rests on.
     """
 
     attempt: str
     record: Mapping[str, Any] | None
     state: str
+    reason: str
 
     def __str__(self) -> str:
         if self.record is None:
@@ -124,7 +127,8 @@ def find_holder(root: str, digest: str) -> Holder | None:
 def judge(directory: str, attempt: str) -> Holder:
     """Return whose record lies in the directory of an attempt, and whether that process lives."""
     record = read_record(f"{directory}/{attempt}")
-    return Holder(attempt, record, verdict(record, directory).state)
+    judged = verdict(record, directory)
+    return Holder(attempt, record, judged.state, judged.reason)
 
 
 def set_aside(root: str, digest: str, attempt: str) -> None:

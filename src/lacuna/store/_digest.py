@@ -67,7 +67,7 @@ class Key:
     def __hash__(self) -> int:
         return hash(self.digest)
 
-    @property
+    @cached_property
     def bucket(self) -> str:
         """The bucket in which the entry lies."""
         return PRODUCTS[self.product][0]
@@ -76,6 +76,11 @@ class Key:
     def format_version(self) -> int:
         """Version of the bucket's form on disk."""
         return BUCKETS[self.bucket]
+
+    @cached_property
+    def location(self) -> str:
+        """Where the entry lies below a root."""
+        return f"{self.bucket}/v{self.format_version}/{self.digest[:2]}/{self.digest}"
 
     @cached_property
     def identity(self) -> dict[str, Json]:

@@ -28,6 +28,7 @@ _ESTALE_ATTEMPTS = 3
 _REGULAR = stat.S_IFREG
 _FORMAT_MASK = 0o170000
 _BLOCK = 1 << 20
+_decode = json.JSONDecoder().decode
 
 
 class Entry:
@@ -146,32 +147,32 @@ def read(
     CacheDirError
         The place cannot be read at all.
     """
-    try:
-        data = _read_meta(f"{directory}/{META}")
-        meta = json.loads(data)
-        if meta["digest"] != digest:
-            return Damage(directory, f"{META} belongs to {str(meta['digest'])[:12]}")
-        name = META
-        for name, fact in meta["files"].items():
-            status = os.lstat(f"{directory}/{name}")
-            if status.st_size != fact["size"] or status.st_mode & _FORMAT_MASK != _REGULAR:
-                return Damage(directory, _difference(name, status, fact["size"]))
-    except OSError as error:
-        return _missing(error, directory)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return Damage(directory, f"{META} cannot be read")
+    for _ in range(_ESTALE_ATTEMPTS):
+        try:
+            return _read(directory, digest, root, read_only)
+        except OSError as error:
+            # NFS: the cached handle of a file that was replaced; another look-up finds the new one.
+            if error.errno != errno.ESTALE:
+                return _missing(error, directory)
+            stale = error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return Damage(directory, f"{META} cannot be read")
+    return _missing(stale, directory)
+
+
+def _read(directory: str, digest: str, root: str, read_only: bool) -> Entry | Damage:
+    meta = _decode(_read_meta(f"{directory}/{META}").decode())
+    if meta["digest"] != digest:
+        return Damage(directory, f"{META} belongs to {str(meta['digest'])[:12]}")
+    for name, fact in meta["files"].items():
+        status = os.lstat(f"{directory}/{name}")
+        if status.st_size != fact["size"] or status.st_mode & _FORMAT_MASK != _REGULAR:
+            return Damage(directory, _difference(name, status, fact["size"]))
     return Entry(directory, meta, root=root, read_only=read_only)
 
 
 def _read_meta(path: str) -> bytes:
-    for attempt in range(1, _ESTALE_ATTEMPTS + 1):
-        try:
-            handle = os.open(path, _READ)
-            break
-        except OSError as error:
-            # NFS: the cached handle of a directory that was replaced; a second look-up gets it.
-            if error.errno != errno.ESTALE or attempt == _ESTALE_ATTEMPTS:
-                raise
+    handle = os.open(path, _READ)
     try:
         data = os.read(handle, _FIRST_READ)
         if len(data) == _FIRST_READ:

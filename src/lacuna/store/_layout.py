@@ -43,11 +43,6 @@ _TEMPORARY = re.compile(r"[0-9a-f]{64}\.[\w.-]+")
 _counter = itertools.count()
 
 
-def entry_directory(root: str, bucket: str, version: int, digest: str) -> str:
-    """Return the directory of an entry."""
-    return f"{root}/{bucket}/v{version}/{digest[:2]}/{digest}"
-
-
 def temporary_name(digest: str) -> str:
     """Return a name that no one else uses, for a stage, a claim or trash: digest.owner.number."""
     return f"{digest}.{current_owner().token}.{next(_counter)}"

@@ -95,7 +95,7 @@ def _wait(request: Request, claim: Claim) -> Entry | None:
         if holder.state == "unknown" and waited > request.foreign_wait_s:
             request.tell(
                 f"Building {place.what} here as well: after {waited:.0f} s it is not known "
-                f"whether {holder} still lives."
+                f"whether {holder} still lives: {holder.reason}."
             )
             return None
         time.sleep(delay)
@@ -107,7 +107,7 @@ def _wait(request: Request, claim: Claim) -> Entry | None:
 
 def _build(request: Request, claim: Claim) -> Entry:
     place = request.place
-    sweep(place.root, place.key.digest, claim)
+    sweep(place.root, place.key.digest)
     if request.expected_bytes is not None:
         require_space(place.root, place.what, request.expected_bytes, request.keep_free)
     return build(place, claim.stage, request.make, request.check, request.expected_bytes)

@@ -94,7 +94,7 @@ def build(
         _check(check, stage, what)
         meta = _describe(place.key, files, time.perf_counter() - started)
         with explained(stage, what, expected_bytes):
-            _write(f"{stage}/{META}", json.dumps(meta, indent=1).encode())
+            _write(f"{stage}/{META}", json.dumps(meta, separators=(",", ":")).encode())
             return _publish(place, stage, meta)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)

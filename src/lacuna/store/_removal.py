@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lacuna.store._claim import Claim, find_holder, judge, set_aside
+from lacuna.store._claim import find_holder, judge, set_aside
 from lacuna.store._layout import (
     CLAIMS,
     STAGE,
@@ -116,11 +116,10 @@ def _remove(name: str, below: int) -> None:
         os.unlink(name, dir_fd=below)
 
 
-def sweep(root: str, digest: str, mine: Claim) -> None:
+def sweep(root: str, digest: str) -> None:
     """Remove what dead owners left of a key: trash, claims, and the stages that go with them."""
     for name in find_abandoned(root, digest):
-        if name != mine.name:
-            remove_attempt(root, name)
+        remove_attempt(root, name)
 
 
 def find_abandoned(root: str, digest: str = "") -> list[str]:

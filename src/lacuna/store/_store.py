@@ -13,10 +13,11 @@ from lacuna.store._clear import ClearPlan, Select, plan_clear
 from lacuna.store._digest import Key
 from lacuna.store._entry import Entry, read, refresh, rehash
 from lacuna.store._fingerprint import Fingerprints
-from lacuna.store._layout import entry_directory, walk_entries, walk_unmanaged
+from lacuna.store._layout import walk_entries, walk_unmanaged
 from lacuna.store._once import Request, make_once
 from lacuna.store._publish import Make, Place
 from lacuna.store._removal import discard as discard_entry
+from lacuna.store._removal import sweep
 
 _logger = logging.getLogger(__name__)
 
@@ -227,7 +228,7 @@ class Store:
         return plan_clear(self._root, select, unused_for_s=0.0 if force else _RECENT_S)
 
     def _directory(self, root: str, key: Key) -> str:
-        return entry_directory(root, key.bucket, key.format_version, key.digest)
+        return f"{root}/{key.location}"
 
     def _hit(self, key: Key) -> Entry | None:
         """Return a whole entry; throw a damaged one away, so that it can be made again."""
@@ -253,8 +254,10 @@ class Store:
         return None
 
     def _refresh(self, entry: Entry) -> None:
+        """Note the use, and clear up after a builder that died between publishing and tidying."""
         now = time.monotonic()
         last = self._refreshed.get(entry.digest)
         if last is None or now - last > _REFRESH_EVERY_S:
             self._refreshed[entry.digest] = now
             refresh(entry, _REFRESH_EVERY_S)
+            sweep(self._root, entry.digest)
