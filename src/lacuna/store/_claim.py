@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from lacuna.store._layout import CLAIMS, STAGE, TRASH, make_directory, temporary_name
+from lacuna.store._layout import CLAIMS, STAGE, TRASH, temporary_name
 from lacuna.utils.owner import read_record, verdict, write_record
 
 _FIRST_POLL_S = 0.02
@@ -74,11 +74,12 @@ class Claim:
         self._prepare()
 
     def _prepare(self) -> None:
-        make_directory(self._side)
+        os.mkdir(self._side, 0o700)
         try:
             write_record(f"{self._side}/{self.attempt}")
         except OSError:
-            self.release()
+            with suppress(OSError):
+                os.rmdir(self._side)
             raise
 
     def take(self) -> bool:
@@ -106,10 +107,13 @@ class Claim:
         if os.getpid() != self._pid:
             return
         for directory in (self._place, self._side):
-            with suppress(OSError):
+            try:
                 os.unlink(f"{directory}/{self.attempt}")
+            except OSError:
+                continue
             with suppress(OSError):
                 os.rmdir(directory)  # not empty: another's
+            return
 
 
 def find_holder(root: str, digest: str) -> Holder | None:

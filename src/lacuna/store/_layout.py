@@ -53,8 +53,8 @@ def is_temporary_name(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None or _DIGEST.fullmatch(name) is not None
 
 
-def make_directory(path: str) -> bool:
-    """Make a private directory whose parent exists; say whether it is new.
+def make_directory(path: str) -> None:
+    """Make a private directory whose parent exists, unless it is there.
 
     Raises
     ------
@@ -62,17 +62,21 @@ def make_directory(path: str) -> bool:
         Something else has the name: a file, or a link.
     """
     try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
-            raise CacheDirError(
-                errno.ENOTDIR,
-                f"{path} is a link or a file, where the cache needs a directory. Move it away; to "
-                "keep the cache elsewhere, set cache_dir, LACUNA_CACHE_DIR or --cache-dir.",
-                path,
-            ) from None
-        return False
-    return True
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            mode = os.lstat(path).st_mode
+        else:
+            return
+    if not stat.S_ISDIR(mode):
+        raise CacheDirError(
+            errno.ENOTDIR,
+            f"{path} is a link or a file, where the cache needs a directory. Move it away; to "
+            "keep the cache elsewhere, set cache_dir, LACUNA_CACHE_DIR or --cache-dir.",
+            path,
+        )
 
 
 def prepare_root(root: str) -> None:

@@ -107,7 +107,7 @@ def _wait(request: Request, claim: Claim) -> Entry | None:
 
 def _build(request: Request, claim: Claim) -> Entry:
     place = request.place
-    sweep(place.root, place.key.digest)
+    sweep(place.root, place.key.digest, building=True)
     if request.expected_bytes is not None:
         require_space(place.root, place.what, request.expected_bytes, request.keep_free)
     return build(place, claim.stage, request.make, request.check, request.expected_bytes)

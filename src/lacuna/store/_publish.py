@@ -154,7 +154,7 @@ def _settle_file(path: str) -> dict[str, Any]:
             os.fchmod(handle, 0o600)
         if status.st_size < _HASH_WHILE_SYNCING_BYTES:
             os.fsync(handle)
-            digest = hash_file(handle)
+            digest = hash_file(handle, status.st_size)
         else:
             digest = _hash_while_syncing(handle)
     finally:

@@ -116,13 +116,16 @@ def _remove(name: str, below: int) -> None:
         os.unlink(name, dir_fd=below)
 
 
-def sweep(root: str, digest: str) -> None:
-    """Remove what dead owners left of a key: trash, claims, and the stages that go with them."""
-    for name in find_abandoned(root, digest):
+def sweep(root: str, digest: str, *, building: bool = False) -> None:
+    """Remove what dead owners left of a key: trash, claims, and the stages that go with them.
+
+    Who is building has judged the key's claim already: it is the own, or must stay.
+    """
+    for name in find_abandoned(root, digest, claimed=building):
         remove_attempt(root, name)
 
 
-def find_abandoned(root: str, digest: str = "") -> list[str]:
+def find_abandoned(root: str, digest: str = "", *, claimed: bool = False) -> list[str]:
     """Return the names of trash, and of attempts whose owner is proven dead."""
     trash = [name for name in _names(root, TRASH) if name.startswith(digest)]
     claims = f"{root}/{CLAIMS}"
@@ -132,6 +135,8 @@ def find_abandoned(root: str, digest: str = "") -> list[str]:
         if "." in name:
             if _is_abandoned(f"{claims}/{name}", name.partition(".")[2]):
                 trash.append(name)
+        elif claimed:
+            continue
         elif (holder := find_holder(root, name)) is not None and holder.state == "dead":
             trash.append(f"{name}.{holder.attempt}")
     return trash
