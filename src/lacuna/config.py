@@ -21,9 +21,10 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import msgspec
 
-from lacuna.errors import ConfigError
+from lacuna.errors import CacheDirError, ConfigError
 from lacuna.utils import cache
 
+_applied: "Settings | None" = None
 _log = logging.getLogger(__name__)
 
 _SIZE_PREFIXES = ["", "K", "M", "G", "T", "P"]
@@ -215,9 +216,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         value = getattr(self, key)
         values = (value,) if isinstance(value, str) else value or ()
-        return tuple(
-            cache.expand(cache.Choice(text, self.sources[key], self.bases[key])) for text in values
-        )
+        return tuple(_expanded(text, self.sources[key], self.bases[key]) for text in values)
 
 
 class Layer(NamedTuple):
@@ -252,6 +251,8 @@ def apply_settings(settings: Settings) -> None:
     What they do not say stays as it is, so that a process started by a configured one keeps
     what it inherited.
     """
+    global _applied
+    _applied = settings
     for layer, site in (("", False), ("site_", True)):
         chosen = {
             key: cache.Choice(value, settings.sources[layer + key], settings.bases[layer + key])
@@ -259,7 +260,7 @@ def apply_settings(settings: Settings) -> None:
             if (value := getattr(settings, layer + key))
         }
         if chosen:
-            cache.set_locations(**chosen, site=site)
+            cache.set_locations(**chosen, site=site, keep=True)
     if settings.sources["keep_tmp"] not in ("default", "LACUNA_KEEP_TMP"):
         cache.set_keep_tmp(settings.keep_tmp)
 
@@ -287,10 +288,22 @@ def load_settings(
     """
     path, unread = find_config_file(config)
     site_path = find_site_file()
-    chosen = read_config_file(path) if path else Layer({}, {})
-    site = read_config_file(site_path) if site_path else Layer({}, {})
-    options = _option_layer(cache_dir, tmp_dir, num_threads)
+    settings = _merge(
+        options=_option_layer(cache_dir, tmp_dir, num_threads),
+        chosen=read_config_file(path) if path else Layer({}, {}),
+        site=read_config_file(site_path) if site_path else Layer({}, {}),
+    )
+    files = tuple(str(file) for file in (path, site_path) if file)
+    return msgspec.structs.replace(settings, files=files, unread=unread)
 
+
+def current_settings() -> Settings:
+    """Return the settings applied last in this process, else what the environment says."""
+    return _applied or _merge(Layer({}, {}), Layer({}, {}), Layer({}, {}))
+
+
+def _merge(options: Layer, chosen: Layer, site: Layer) -> Settings:
+    """Rank what was said, between the built-in defaults and with the environment."""
     layers = (_default_layer(), site, _environment_layer(), chosen, options)
     values = {key: value for layer in layers for key, value in layer.values.items()}
     sources = {key: source for layer in layers for key, source in layer.sources.items()}
@@ -309,8 +322,6 @@ def load_settings(
         **values,
         sources=sources,
         bases=bases,
-        files=tuple(str(file) for file in (path, site_path) if file),
-        unread=unread,
     )
 
 
@@ -484,7 +495,8 @@ def _option_layer(
 
 
 def _named_file(named: str, chosen_by: str) -> Path:
-    path = cache.expand(cache.Choice(named, chosen_by, os.getcwd()))
+    # A name with a dollar sign may be just that.
+    path = Path(named).absolute() if os.path.exists(named) else _expanded(named, chosen_by)
     if path.is_dir() or not path.exists():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise ConfigError(
@@ -503,6 +515,14 @@ def user_config_file() -> Path | None:
         if not os.path.isabs(root):  # the XDG specification: ignore a relative one
             root = os.path.expanduser("~/.config")  # stays "~" where there is no home
     return Path(root, "lacuna", "config.yaml") if os.path.isabs(root) else None
+
+
+def _expanded(text: str, source: str, base: str | None = None) -> Path:
+    try:
+        path = cache.expand(text, source)
+    except CacheDirError as error:
+        raise ConfigError(str(error)) from None
+    return Path(os.path.abspath(os.path.join(base or os.curdir, path)))
 
 
 def _is_foreign(path: Path) -> bool:
@@ -540,17 +560,15 @@ def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the content of a YAML text, and the line of each key and list element."""
     import yaml
 
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         root = loader.get_single_node()
-        data = loader.construct_document(root) if root else {}
+        data = loader.construct_document(root) if root else None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", error)
         raise ConfigError(f"{shown}{where}: this is not YAML: {problem}.") from None
-    finally:
-        loader.dispose()
     if data is None:
         return {}, {}
     if not isinstance(root, yaml.MappingNode):

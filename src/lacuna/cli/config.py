@@ -4,7 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lacuna.cli.options import common_options, print_json, print_table, show_size
+from lacuna.cli.options import common_options, print_json, print_table
+
+_DIRECTORIES = {"cache": "cache_dir", "temp": "tmp_dir"}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -60,8 +62,9 @@ def _show(args: argparse.Namespace) -> int:
     settings = args.settings
     shown = {key: (getattr(settings, key), settings.sources[key]) for key in KEYS}
     for location in cache.describe():
-        if location.name in ("cache_dir", "tmp_dir"):
-            shown[location.name] = (location.path, location.source)
+        if location.name in _DIRECTORIES:
+            value = location.path or location.problem
+            shown[_DIRECTORIES[location.name]] = (value, location.source)
     if args.json:
         print_json(
             {
@@ -90,7 +93,7 @@ def _text(key: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(value)
-    return show_size(value) if key == "min_free" else str(value)
+    return f"{value:,} bytes" if key == "min_free" else str(value)
 
 
 def _init(args: argparse.Namespace) -> int:

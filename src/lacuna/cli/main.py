@@ -32,9 +32,9 @@ and runs with the scratch files of all libraries in the scratch directory. A par
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, commands: Sequence[str] = COMMANDS) -> int:
     """Run the command line and return its exit code."""
-    args = build_parser().parse_args(argv)
+    args = build_parser(commands).parse_args(argv)
     try:
         with _terminable(), _messages(args), ExitStack() as stack:
             _prepare(args, stack)
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, debug=args.debug)
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="lacuna",
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--version", action=_Version, nargs=0, help="print the version of Lacuna and stop"
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
-    for name in COMMANDS:
+    for name in commands:
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError:  # XXX until all are there
@@ -104,24 +104,26 @@ def _prepare(args: argparse.Namespace, stack: ExitStack) -> None:
 
 @contextmanager
 def _scratch_environment() -> Iterator[None]:
-    """Make every library write its scratch files into our scratch directory."""
+    """Make every library write its scratch files into one directory, which ends with the run."""
     import tempfile
 
-    from lacuna.utils.cache import child_environment
+    from lacuna.utils.cache import child_environment, own_scratch, temp_dir
 
-    ours = child_environment()
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    tempfile.tempdir = None  # it remembers the directory of its first use
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        tempfile.tempdir = None
+    own_scratch()
+    with temp_dir("lacuna_") as directory:
+        ours = child_environment(directory)
+        before = {name: os.environ.get(name) for name in ours}
+        os.environ.update(ours)
+        tempfile.tempdir = None  # it remembers the directory of its first use
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+            tempfile.tempdir = None
 
 
 @contextmanager

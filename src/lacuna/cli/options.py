@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -59,13 +58,6 @@ def duration(text: str) -> float:
             f"{text!r} is not a duration; write a number and s, min, h, d or w, such as 30d"
         )
     return float(match[1]) * _SECONDS[match[2]]
-
-
-def show_size(n_bytes: float) -> str:
-    """Return a size for reading, such as ``1.4 GiB``."""
-    power = min(int(math.log(max(abs(n_bytes), 1), 1024)), 4)
-    digits = 1 if power else 0
-    return f"{n_bytes / 1024**power:.{digits}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def show_duration(seconds: float) -> str:

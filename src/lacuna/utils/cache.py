@@ -309,12 +309,12 @@ def set_locations(
     tmp_dir: Choice | None = None,
     *,
     site: bool = False,
+    keep: bool = False,
 ) -> None:
     """Choose locations on behalf of a configuration file or a command line.
 
     What :func:`configure_cache` does, for a caller that knows who chose each value. Replaces
-    both values of its layer and leaves the other layer alone; ``None`` takes a value back. A
-    caller with nothing to set does not call: what a parent process configured then stays.
+    both values of its layer and leaves the other layer alone.
 
     Parameters
     ----------
@@ -323,12 +323,17 @@ def set_locations(
     site
         Set the values that rank below the environment and above the platform's default, as a
         site's configuration file does, instead of those that beat the environment.
+    keep
+        Whether None leaves a value as it was, perhaps inherited from a parent process, instead
+        of taking it back.
     """
     layer = "site_" if site else ""
     with _lock:
         state = dict(_state())
         anchors = dict(state.get("anchors", {}))
         for key, choice in (("cache_dir", cache_dir), ("tmp_dir", tmp_dir)):
+            if choice is None and keep:
+                continue
             state.pop(layer + key, None)
             if choice is None or not choice.alternatives():
                 continue

@@ -1,0 +1,404 @@
+"""``lacuna cache``: where it is, what it holds, whether it is sound; clear it, or fill it."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lacuna.cli.options import (
+    add_threads,
+    common_options,
+    confirm,
+    duration,
+    positive,
+    print_json,
+    print_table,
+    show_duration,
+    size,
+)
+from lacuna.errors import CacheError, OptionError
+
+if TYPE_CHECKING:
+    from lacuna.store import Cleared, ClearPlan, Entry, Removal
+    from lacuna.utils.filesystem import Location
+
+_SORT_KEYS: "dict[str, Callable[[Row], Any]]" = {
+    "used": lambda row: -row.used_at,
+    "made": lambda row: row.entry.meta["made"],
+    "size": lambda row: -row.entry.size_bytes,
+    "label": lambda row: row.entry.label,
+}
+_LOCATIONS = ("cache", "tdi", "transforms", "temp")
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry as it is listed.
+
+    Parameters
+    ----------
+    entry
+        The entry.
+    used_at
+        When it was last asked for; seconds since the epoch.
+    """
+
+    entry: "Entry"
+    used_at: float
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``lacuna cache`` and its actions."""
+    parser = subparsers.add_parser("cache", help="look after what is kept between runs")
+    actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions")
+
+    def add(name: str, action: Callable[[argparse.Namespace], int], text: str, **needs: str) -> Any:
+        added = actions.add_parser(name, parents=[common_options()], help=text, description=text)
+        added.add_argument("--json", action="store_true", help="print JSON")
+        added.set_defaults(action=action, **({"needs": "settings"} | needs))
+        return added
+
+    where = add("dir", _dir, "Print where the cache is.")
+    where.add_argument(
+        "which",
+        nargs="?",
+        choices=_LOCATIONS,
+        default="cache",
+        help="another location: tdi, transforms, or temp for scratch",
+    )
+    add("info", _info, "Print the locations, who chose them, and what they hold.")
+
+    listing = add("list", _list, "List what the cache holds.")
+    _add_filters(listing)
+    listing.add_argument(
+        "--sort", choices=_SORT_KEYS, default="used", help="by what (default: used, latest first)"
+    )
+    listing.add_argument("--reverse", action="store_true", help="the other way round")
+
+    verify = add("verify", _verify, "Read everything again and find damage.")
+    _add_filters(verify)
+    verify.add_argument(
+        "-n", "--dry-run", action="store_true", help="report damage, but leave it in place"
+    )
+
+    clear = add("clear", _clear, "Delete what the cache holds.")
+    _add_filters(clear)
+    clear.add_argument("-n", "--dry-run", action="store_true", help="print the plan, and stop")
+    clear.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    clear.add_argument("--force", action="store_true", help="also what was used in the last 24 h")
+
+    _add_warm_arguments(
+        add("warm", _warm, "Build ahead of time what runs will need.", needs="scratch")
+    )
+
+
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which entries (default: all)")
+    group.add_argument("--bucket", type=_bucket, metavar="NAME", help="only of this bucket")
+    group.add_argument("--label", metavar="TEXT", help="only those with TEXT in their label")
+    group.add_argument(
+        "--min-size", type=size, metavar="SIZE", help="only of this size or larger, such as 1GB"
+    )
+    group.add_argument(
+        "--unused-for", type=duration, metavar="TIME", help="only unused for so long, such as 30d"
+    )
+
+
+def _bucket(text: str) -> str:
+    from lacuna.store.buckets import BUCKETS
+
+    if text not in BUCKETS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no bucket: they are {', '.join(BUCKETS)}")
+    return text
+
+
+def _add_warm_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tractogram", type=Path, metavar="T", help=".tck, .trk or .trx")
+    parser.add_argument(
+        "--tractogram-space", metavar="S", help="its space, such as MNI152NLin6Asym"
+    )
+    parser.add_argument(
+        "--grid",
+        default="2",
+        metavar="REF|1|2",
+        help="grid of the maps: that of an image, or voxels of 1 or 2 mm (default: 2)",
+    )
+    parser.add_argument(
+        "--rule",
+        choices=["segment", "mrtrix", "vertex"],
+        default="segment",
+        help="when a streamline visits a voxel (default: segment)",
+    )
+    parser.add_argument(
+        "--upsample", type=positive, metavar="N", help="rule mrtrix: pieces per step of the file"
+    )
+    add_threads(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action that was asked for."""
+    code: int = args.action(args)
+    return code
+
+
+def _dir(args: argparse.Namespace) -> int:
+    locations = {location.name: location for location in _describe()}
+    if args.json:
+        print_json({name: location.path for name, location in locations.items()})
+        return 0
+    location = locations[args.which]
+    if location.path is None:
+        raise CacheError(location.problem)
+    print(location.path)
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from lacuna.store import size_text
+
+    locations = _describe()
+    held = _what_is_held(args) if locations[0].exists else {}
+    if args.json:
+        print_json(
+            {
+                "locations": [
+                    {name: getattr(location, name) for name in location.__slots__}
+                    for location in locations
+                ],
+                **held,
+                "files": args.settings.files,
+                "files_not_read": args.settings.unread,
+            }
+        )
+        return 0
+    for location in locations:
+        print(f"{location.name}: {location.path or location.problem}")
+        print(f"  chosen by: {location.source}")
+        print(f"  {_state(location)}")
+    for name, total in held.get("buckets", {}).items():
+        print(f"{name}: {total['entries']} entries, {size_text(total['bytes'])}")
+    for root, total in held.get("shared", {}).items():
+        print(f"shared, read only: {root}: {total['entries']} entries, {size_text(total['bytes'])}")
+    if held.get("damaged"):
+        print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
+    if held.get("leftovers"):
+        amount = size_text(held["leftover_bytes"])
+        print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
+    for path in held.get("unmanaged", ()):
+        print(f"unmanaged, never deleted: {path}")
+    for file in args.settings.files:
+        print(f"configuration file: {file}")
+    for file in args.settings.unread:
+        print(f"configuration file not read: {file}")
+    return 0
+
+
+def _state(location: "Location") -> str:
+    from lacuna.store import size_text
+
+    facts = ["exists" if location.exists else "absent"]
+    facts.append("writable" if location.writable else "not writable")
+    if location.filesystem:
+        facts.append(location.filesystem)
+    if location.free_bytes is not None:
+        facts.append(f"{size_text(location.free_bytes)} free")
+    if location.free_inodes is not None:
+        facts.append(f"{location.free_inodes} inodes free")
+    return ", ".join(facts)
+
+
+def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
+    """Return totals per bucket and shared root, and what is not an entry."""
+    from lacuna.store.buckets import BUCKETS
+    from lacuna.workflow.stores import open_store
+
+    store = open_store(args.settings)
+    buckets = {name: {"entries": 0, "bytes": 0} for name in BUCKETS}
+    shared: dict[str, dict[str, int]] = {}
+    for entry in store.entries():
+        if entry.read_only:
+            total = shared.setdefault(str(entry.root), {"entries": 0, "bytes": 0})
+        else:
+            total = buckets[entry.bucket]
+        total["entries"] += 1
+        total["bytes"] += entry.size_bytes
+    plan = store.plan_clear(lambda _entry: False)
+    return {
+        "buckets": buckets,
+        "shared": shared,
+        "damaged": len(plan.removals),
+        "leftovers": len(plan.leftovers),
+        "leftover_bytes": plan.leftover_bytes,
+        "unmanaged": [str(path) for path in store.unmanaged()],
+    }
+
+
+def _list(args: argparse.Namespace) -> int:
+    from lacuna.store import size_text
+    from lacuna.workflow.stores import open_store
+
+    select = _selection(args)
+    entries = (entry for entry in open_store(args.settings).entries() if select(entry))
+    rows = sorted(_rows(entries), key=_SORT_KEYS[args.sort], reverse=args.reverse)
+    if args.json:
+        print_json([_as_json(row) for row in rows])
+        return 0
+    if not rows:
+        print("nothing", file=sys.stderr)
+        return 0
+    table = [("label", "bucket", "size", "unused for", "digest", "")]
+    for row in rows:
+        entry = row.entry
+        table.append(
+            (
+                entry.label or entry.product,
+                entry.bucket,
+                size_text(entry.size_bytes),
+                show_duration(time.time() - row.used_at),
+                entry.digest[:12],
+                f"in {entry.root}" if entry.read_only else "",
+            )
+        )
+    print_table(table, right=(2, 3))
+    return 0
+
+
+def _rows(entries: "Iterator[Entry]") -> Iterator[Row]:
+    for entry in entries:
+        with suppress(OSError):  # somebody clears the cache at this moment
+            yield Row(entry, entry.used_at)
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    entry = row.entry
+    return {
+        "label": entry.label,
+        "product": entry.product,
+        "bucket": entry.bucket,
+        "digest": entry.digest,
+        "size_bytes": entry.size_bytes,
+        "used": datetime.fromtimestamp(row.used_at, UTC).isoformat(timespec="seconds"),
+        "made": entry.meta["made"],
+        "made_in_s": entry.made_in_s,
+        "path": entry.path,
+        "read_only": entry.read_only,
+    }
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from lacuna.store import size_text
+    from lacuna.workflow.stores import open_store
+
+    reports = []
+    for report in open_store(args.settings).verify(_selection(args), discard=not args.dry_run):
+        reports.append(report)
+        if args.json:
+            continue
+        name = report.label or report.path
+        if report.problem is None:
+            print(f"whole: {name} ({size_text(report.size_bytes)})")
+        else:
+            fate = "; it will be made again when needed" if report.discarded else ""
+            print(f"damaged: {name}: {report.problem}{fate}")
+    if args.json:
+        print_json([vars(report) for report in reports])
+    return 1 if any(report.problem for report in reports) else 0
+
+
+def _clear(args: argparse.Namespace) -> int:
+    from lacuna.store import size_text
+    from lacuna.workflow.stores import open_store
+
+    plan = open_store(args.settings).plan_clear(_selection(args), force=args.force)
+    if not args.json:
+        _print_plan(plan)
+    elif not (args.dry_run or args.yes):
+        raise OptionError("With --json nobody is asked: add --dry-run or --yes.")
+    has_work = bool(plan.removals or plan.leftovers)
+    if args.dry_run or not has_work:
+        if args.json:
+            print_json(_plan_as_json(plan, None))
+        return 0 if args.dry_run or not plan.kept else 1
+    if not args.yes and not confirm(f"Delete {size_text(plan.expected_freed_bytes)}?"):
+        print("lacuna: nothing was deleted", file=sys.stderr)
+        return 1
+    cleared = plan.execute()
+    if args.json:
+        print_json(_plan_as_json(plan, cleared))
+    else:
+        print(f"deleted {len(cleared.removed)} entries, {size_text(cleared.freed_bytes)} freed")
+        for item in cleared.failed:
+            print(f"not deleted: {item.label}: {item.reason}")
+    return 1 if plan.kept or cleared.failed else 0
+
+
+def _print_plan(plan: "ClearPlan") -> None:
+    from lacuna.store import size_text
+
+    for item in plan.removals:
+        print(f"delete: {item.label} ({size_text(item.size_bytes)})")
+    if plan.leftovers:
+        n_left = len(plan.leftovers)
+        print(f"delete: {n_left} leftovers of ended processes ({size_text(plan.leftover_bytes)})")
+    for item in plan.kept:
+        advice = "; --force deletes it" if item.reason.startswith("used") else ""
+        print(f"keep: {item.label} ({size_text(item.size_bytes)}): {item.reason}{advice}")
+    if not (plan.removals or plan.leftovers):
+        print("nothing to delete")
+
+
+def _plan_as_json(plan: "ClearPlan", cleared: "Cleared | None") -> dict[str, Any]:
+    def as_json(items: "tuple[Removal, ...]") -> list[dict[str, Any]]:
+        return [vars(item) for item in items]
+
+    planned = {
+        "delete": as_json(plan.removals),
+        "leftovers": len(plan.leftovers),
+        "keep": as_json(plan.kept),
+        "expected_freed_bytes": plan.expected_freed_bytes,
+    }
+    if cleared is None:
+        return planned
+    done = {
+        "deleted": as_json(cleared.removed),
+        "failed": as_json(cleared.failed),
+        "freed_bytes": cleared.freed_bytes,
+    }
+    return planned | done
+
+
+def _selection(args: argparse.Namespace) -> "Callable[[Entry], bool]":
+    """Return which entries the filters choose."""
+    now = time.time()
+
+    def select(entry: "Entry") -> bool:
+        return (
+            (args.bucket is None or entry.bucket == args.bucket)
+            and (args.label is None or args.label in entry.label)
+            and (args.min_size is None or entry.size_bytes >= args.min_size)
+            and (args.unused_for is None or now - _used_at(entry) >= args.unused_for)
+        )
+
+    return select
+
+
+def _used_at(entry: "Entry") -> float:
+    try:
+        return entry.used_at
+    except OSError:  # somebody clears the cache at this moment
+        return float("inf")
+
+
+def _describe() -> "list[Location]":
+    from lacuna.utils.cache import describe
+
+    return describe()
+
+
+def _warm(args: argparse.Namespace) -> int:
+    raise NotImplementedError(args)

@@ -1,0 +1,42 @@
+"""The store that the settings ask for."""
+
+import os
+from pathlib import Path
+
+from lacuna.config import Settings, current_settings
+from lacuna.store import Store
+from lacuna.utils import cache
+
+
+def open_store(settings: Settings | None = None) -> Store:
+    """Return the store in the cache directory, with the read-only caches of others behind it.
+
+    Parameters
+    ----------
+    settings
+        None: those applied last, by `lacuna.load_config` or the command line, else what the
+        environment says.
+
+    Raises
+    ------
+    CacheDirError
+        If the cache directory is absent and cannot be made.
+    ConfigError
+        If a variable in the path of a shared cache is not set.
+    """
+    settings = settings or current_settings()
+    root = cache.get_cache_dir()
+    return Store(
+        root,
+        read_only_roots=settings.paths("shared_cache_dirs"),
+        scratch=None if os.access(root, os.W_OK) else _scratch(),
+        min_free=settings.min_free,
+    )
+
+
+def _scratch() -> Path | None:
+    """Return the temp base, where there is one: a read-only cache can do without."""
+    try:
+        return cache.get_temp_base_dir()
+    except OSError:
+        return None
