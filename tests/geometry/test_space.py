@@ -8,7 +8,6 @@ from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import (
     canonical_grid,
     grid_names,
-    is_same_space,
     known_spaces,
     resolve_space,
 )
@@ -121,7 +120,6 @@ def test_resolve_space__resolving_twice_changes_nothing(name):
     assert resolve_space(once) == once
 
 
-def test_is_same_space__only_names_count_never_grids():
-    assert is_same_space("ch2", "MNIColin27")
-    assert not is_same_space("MNI152NLin2009aAsym", "MNI152NLin2009bAsym")
-    assert not is_same_space("ACPC", "acpc")
+def test_resolve_space__templates_on_one_grid_keep_their_names():
+    assert resolve_space("MNI152NLin2009aAsym") != resolve_space("MNI152NLin2009bAsym")
+    assert resolve_space("ACPC") != resolve_space("acpc")

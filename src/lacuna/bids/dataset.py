@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lacuna.bids.names import BidsName, file_stem, name_plain_file, parse_name, split_extension
+from lacuna.bids.names import BidsName, file_stem, name_plain_file, parse_name
 from lacuna.errors import DatasetError
 from lacuna.geometry.space import StatedSpace
 
@@ -256,7 +256,8 @@ def _collect_sidecar(path: Path, name: BidsName, root: Path) -> tuple[dict[str, 
     for directory in reversed(directories[: depth + 1]):
         applying = []
         for candidate in directory.glob("*.json"):
-            other = parse_inherited(candidate.name)
+            subject = "" if candidate.name.startswith("sub-") else f"sub-{name.entities['sub']}_"
+            other = parse_name(subject + candidate.name)
             if other is None or other.suffix != name.suffix or candidate == own:
                 continue
             if other.entities.items() <= name.entities.items():
@@ -268,20 +269,6 @@ def _collect_sidecar(path: Path, name: BidsName, root: Path) -> tuple[dict[str, 
         content |= read_sidecar(own)
         source = own.name
     return content, source
-
-
-def parse_inherited(name: str) -> BidsName | None:
-    """Take apart the name of a file that may apply to many, as in ``space-X_mask.json``."""
-    if split_extension(name)[0].startswith("sub-"):
-        return parse_name(name)
-    parsed = parse_name(f"sub-x_{name}")
-    if parsed is None:
-        return None
-    return BidsName(
-        {key: value for key, value in parsed.entities.items() if key != "sub"},
-        parsed.suffix,
-        parsed.extension,
-    )
 
 
 def _read_sides(root: Path) -> dict[str, str]:

@@ -173,11 +173,6 @@ def grid_names(grid: Grid) -> tuple[str, ...]:
     )
 
 
-def is_same_space(one: str, other: str) -> bool:
-    """Tell whether two names are one space; only names count, never grids."""
-    return resolve_space(one) == resolve_space(other)
-
-
 def _candidates(folded: str) -> list[str]:
     """Return the template spaces that people may mean by a name that is too short for one."""
     short = folded.replace("icbm", "mni")

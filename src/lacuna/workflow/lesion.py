@@ -111,9 +111,12 @@ def load_lesion(
     SpaceError
         If its space is ambiguous, stated twice differently, or contradicted by its grid (strict).
     """
-    file = _find_file(source)
+    file = None
+    if isinstance(source, LesionFile | str | os.PathLike):
+        file = source if isinstance(source, LesionFile) else _find_file(Path(source))
+        source = file.path
     stated = decide_space(space, file.space if file else None, default_space)
-    image = load_mask(file.path if file else _as_image(source))
+    image = load_mask(source)
     return describe_lesion(
         image.array,
         image.grid,
@@ -313,19 +316,10 @@ def check_cut(lesion: Lesion, n_cut: int) -> tuple[str, ...]:
     )
 
 
-def _find_file(source: LesionFile | ImageSource) -> LesionFile | None:
-    if isinstance(source, LesionFile):
-        return source
-    if not isinstance(source, str | os.PathLike):
-        return None
-    if Path(source).is_dir():
-        raise LesionError(f"{source} is a folder, not a mask; find_lesions lists the masks in it.")
-    return find_lesions(source).found[0]
-
-
-def _as_image(source: LesionFile | ImageSource) -> ImageSource:
-    assert not isinstance(source, LesionFile)
-    return source
+def _find_file(path: Path) -> LesionFile:
+    if path.is_dir():
+        raise LesionError(f"{path} is a folder, not a mask; find_lesions lists the masks in it.")
+    return find_lesions(path).found[0]
 
 
 def decide_space(
