@@ -177,22 +177,15 @@ def _walk_dataset(root: Path) -> Iterator[Path]:
     # Subjects are often links to another disk: they are followed, but no circle is.
     for directory, names, files in os.walk(root, onerror=_refuse_unreadable, followlinks=True):
         here = Path(directory)
-        if here.resolve() in seen:
+        is_another = here != root and "dataset_description.json" in files
+        if is_another or here.resolve() in seen:
             names.clear()
             continue
         seen.add(here.resolve())
-        names[:] = sorted(name for name in names if _belongs(here / name, root))
+        skipped = _SKIPPED_DIRECTORIES if here == root else ()
+        names[:] = sorted(n for n in names if not n.startswith(".") and n not in skipped)
         # A dangling link is kept: content that was not fetched must fail aloud, not vanish.
         yield from (here / name for name in sorted(files) if _is_image(name))
-
-
-def _belongs(directory: Path, root: Path) -> bool:
-    """Tell whether a folder is part of a dataset, not another dataset inside it."""
-    if directory.name.startswith("."):
-        return False
-    if directory.parent == root and directory.name in _SKIPPED_DIRECTORIES:
-        return False
-    return not (directory / "dataset_description.json").exists()
 
 
 def _refuse_unreadable(error: OSError) -> None:
