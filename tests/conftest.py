@@ -132,5 +132,4 @@ def own_place(
     yield
     cache = sys.modules.get("lacuna.utils.cache")
     if cache is not None:
-        with contextlib.suppress(NotImplementedError):
-            cache.configure_cache()
+        cache.configure_cache()
