@@ -1,0 +1,1 @@
+"""Where things are: voxel grids, template spaces, streamlines. Arrays only."""
