@@ -1,0 +1,326 @@
+"""``lacuna run snm``: what each lesion of a dataset, a folder or a file disconnects."""
+
+import argparse
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lacuna.cli.options import add_threads, common_options, positive
+from lacuna.errors import LacunaError, OptionError, SpaceError
+
+if TYPE_CHECKING:
+    from lacuna.analysis.structural import Disconnection, Weighting
+    from lacuna.geometry.space import StatedSpace
+    from lacuna.report.figures import Background
+    from lacuna.store import Store
+    from lacuna.workflow.batch import BatchPlan, Draw, Outcome
+    from lacuna.workflow.lesion import Lesion
+    from lacuna.workflow.products import OpenedIndex
+    from lacuna.workflow.record import RunRecord
+
+EXAMPLE = """\
+example, with the data that `lacuna demo` unpacks:
+  lacuna demo lacuna-demo
+  lacuna run snm lacuna-demo/lesions lacuna-demo/results \\
+      --tractogram lacuna-demo/tractogram.trx --min-tdi 5 --save-streamlines trx
+
+exit status: 0 all lesions done, 1 some failed (each with its reason on stderr), 2 wrong usage
+"""
+
+COLUMNS = ("lesion", "volume_mm3", "side", "n_cut", "cut_fraction", "disconnected_pct")
+"""Columns of the summary table that stdout gets."""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``lacuna run`` and its analyses."""
+    parser = subparsers.add_parser("run", help="run an analysis: `run snm`")
+    analyses = parser.add_subparsers(metavar="ANALYSIS", required=True, title="analyses")
+    snm = analyses.add_parser(
+        "snm",
+        help="structural network mapping: which streamlines a lesion cuts, and where they run",
+        description="Find out which streamlines of a tractogram each lesion cuts, and what "
+        "share of the streamlines through each voxel that is.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common_options()],
+    )
+    _add_arguments(snm)
+    snm.set_defaults(analysis=_run_snm)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input", type=Path, metavar="INPUT", help="BIDS dataset, folder of masks, or one mask"
+    )
+    parser.add_argument(
+        "output_dir", type=Path, metavar="OUTPUT_DIR", help="where the derivative dataset goes"
+    )
+    parser.add_argument(
+        "level",
+        nargs="?",
+        choices=["participant"],
+        metavar="participant",
+        help="the only level there is; may be left out",
+    )
+    what = parser.add_argument_group("what is analysed")
+    what.add_argument(
+        "--tractogram", type=Path, metavar="T", help="normative tractogram: .tck, .trk or .trx"
+    )
+    what.add_argument("--tractogram-space", metavar="S", help="its space, such as MNI152NLin6Asym")
+    what.add_argument("--space", metavar="S", help="space of the lesions, if they do not say")
+    what.add_argument(
+        "--participant-label",
+        "--participant_label",
+        nargs="+",
+        metavar="LABEL",
+        help="only these participants, with or without sub-",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--grid",
+        default="2",
+        metavar="REF|1|2",
+        help="grid of the maps: that of an image, or voxels of 1 or 2 mm (default: 2); "
+        "does not change what is cut",
+    )
+    how.add_argument(
+        "--rule",
+        choices=["segment", "mrtrix", "vertex"],
+        default="segment",
+        help="when a streamline visits a voxel: its line does (default), or as in MRtrix3, or "
+        "only its stored points do",
+    )
+    how.add_argument(
+        "--upsample", type=positive, metavar="N", help="rule mrtrix: pieces per step of the file"
+    )
+    how.add_argument(
+        "--min-tdi",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="streamlines that a voxel needs to count (default: 10)",
+    )
+    how.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
+    )
+    how.add_argument("--strict", action="store_true", help="refuse what is merely suspicious")
+    add_threads(parser)
+    out = parser.add_argument_group("what is written")
+    out.add_argument("--save-streamlines", choices=["tck", "trx"], help="the streamlines cut, too")
+    out.add_argument("--no-figures", action="store_true", help="no PNG per lesion")
+    out.add_argument(
+        "--template",
+        type=Path,
+        metavar="IMAGE",
+        help="background of the figures, in the tractogram's space (default: its track density)",
+    )
+    out.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the analysis that was asked for."""
+    code: int = args.analysis(args)
+    return code
+
+
+def _run_snm(args: argparse.Namespace) -> int:
+    from lacuna.bids.dataset import find_lesions
+    from lacuna.geometry.space import StatedSpace
+    from lacuna.workflow.batch import Choices, plan_batch, screen
+    from lacuna.workflow.lesion import check_spaces, tractogram_space
+    from lacuna.workflow.stores import open_store
+
+    listing = find_lesions(args.input, args.participant_label)
+    path = _find_tractogram(args)
+    space = tractogram_space(
+        path,
+        _option_as_space(args, "tractogram_space"),
+        default_space=_setting_as_space(args, "tractogram_space"),
+    )
+    choices = Choices(
+        space=_option_as_space(args, "space"),
+        default_space=_setting_as_space(args, "space"),
+        save_streamlines=args.save_streamlines,
+        strict=args.strict,
+    )
+    # Compared with itself: an unstated space is refused before anything is read.
+    name = check_spaces(space, space, lesion_name=path.name, tractogram_name=path.name)
+    assert space is not None
+    screen(listing, space, choices, tractogram_name=path.name)
+    template = _load_template(args.template, name)
+    store = open_store(args.settings)
+    record = _describe_run(args, store, path, StatedSpace(name, space.source))
+    plan = plan_batch(listing, args.output_dir, record, choices)
+    _say(args, str(plan))
+    if args.dry_run:
+        return 0
+    outcomes = _execute(args, store, plan, template)
+    return _conclude(args, plan, outcomes)
+
+
+def _find_tractogram(args: argparse.Namespace) -> Path:
+    if args.tractogram is not None:
+        return Path(args.tractogram).absolute()
+    configured: tuple[Path, ...] = args.settings.paths("tractogram")
+    if not configured:
+        raise OptionError(
+            "No tractogram: give --tractogram FILE, or set tractogram in the configuration file."
+        )
+    return configured[0].absolute()
+
+
+def _option_as_space(args: argparse.Namespace, name: str) -> "StatedSpace | None":
+    from lacuna.geometry.space import StatedSpace
+
+    value = getattr(args, name)
+    return StatedSpace(value, f"--{name.replace('_', '-')}") if value else None
+
+
+def _setting_as_space(args: argparse.Namespace, key: str) -> "StatedSpace | None":
+    from lacuna.geometry.space import StatedSpace
+
+    value = getattr(args.settings, key)
+    return StatedSpace(value, args.settings.sources[key]) if value else None
+
+
+def _describe_run(
+    args: argparse.Namespace, store: "Store", path: Path, space: "StatedSpace"
+) -> "RunRecord":
+    """Return what all results will share; the index is not opened yet."""
+    from lacuna.workflow.products import find_box
+    from lacuna.workflow.record import RunRecord
+    from lacuna.workflow.report_grid import choose_grid
+
+    threads = args.settings.num_threads
+    return RunRecord(
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        rule=args.rule,
+        upsample=args.upsample,
+        min_tdi=args.min_tdi,
+        grid=choose_grid(args.grid, space.name, lambda: find_box(store, path, threads=threads)),
+        tractogram=path,
+        tractogram_space=space.name,
+        space_source=space.source,
+        fingerprint=store.fingerprint(path),
+        threads=threads,
+        weights=args.weights,
+        weights_fingerprint=store.fingerprint(args.weights) if args.weights else None,
+    )
+
+
+def _execute(
+    args: argparse.Namespace, store: "Store", plan: "BatchPlan", template: "Background | None"
+) -> "tuple[Outcome, ...]":
+    from dataclasses import replace
+
+    from lacuna.workflow.batch import execute
+    from lacuna.workflow.products import open_index
+
+    record, start = plan.record, time.perf_counter()
+    opened = open_index(
+        store,
+        record.tractogram,
+        grid=record.grid,
+        rule=record.rule,
+        upsample=record.upsample,
+        threads=record.threads,
+    )
+    seconds = time.perf_counter() - start
+    whence = "built, and kept in the cache" if opened.built else "opened from the cache"
+    _say(args, f"index of {opened.n_streamlines} streamlines {whence}: {seconds:.2f} s")
+    record = replace(record, n_streamlines=opened.n_streamlines, cache_keys=opened.keys)
+    print("\t".join(COLUMNS))
+    return execute(
+        replace(plan, record=record),
+        opened.index,
+        weighting=_read_weights(args, opened),
+        draw=None if args.no_figures else _figures(record, template),
+        on_outcome=lambda outcome: _tell(outcome),
+    )
+
+
+def _read_weights(args: argparse.Namespace, opened: "OpenedIndex") -> "Weighting | None":
+    if args.weights is None:
+        return None
+    import numpy as np
+
+    from lacuna.analysis.structural import Weighting
+
+    try:
+        weights = np.loadtxt(args.weights, comments="#").ravel()
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"--weights {args.weights} cannot be read as numbers ({error}): one per streamline is "
+            "needed, as SIFT2 writes them."
+        ) from error
+    return Weighting.of(opened.index, weights)
+
+
+def _load_template(path: Path | None, space: str) -> "Background | None":
+    if path is None:
+        return None
+    from lacuna.bids.names import file_stem
+    from lacuna.formats.nifti import load_image
+    from lacuna.geometry.space import resolve_space
+    from lacuna.report.figures import Background, Volume
+
+    said = re.search(r"(?:^|_)(?:tpl|space)-([A-Za-z0-9]+)", file_stem(path))
+    if said is not None and resolve_space(said[1]) != resolve_space(space):
+        raise SpaceError(
+            f"--template {path.name} is in {said[1]}, the tractogram in {space}: anatomy and map "
+            "would not match. Give a template of that space, or none."
+        )
+    image = load_image(path)
+    caption = f"{path.name}, taken to be in {space}"
+    return Background(Volume(image.array, image.grid), caption, is_density=False)
+
+
+def _figures(record: "RunRecord", template: "Background | None") -> "Draw":
+    from lacuna.report.figures import Background, Volume, draw_disconnection
+    from lacuna.workflow.record import caption, spatial_reference
+
+    reference = spatial_reference(record.tractogram_space)
+
+    def draw(result: "Disconnection", lesion: "Lesion", name: str) -> bytes:
+        density = Background(
+            Volume(result.tdi, result.grid),
+            f"density of the tractogram's streamlines, in {reference}",
+            is_density=True,
+        )
+        return draw_disconnection(
+            Volume(result.disconnection, result.grid),
+            Volume(result.coverage, result.grid),
+            Volume(lesion.mask, lesion.grid),
+            template or density,
+            title=f"What {name} disconnects",
+            caption=caption(result, lesion, record),
+        )
+
+    return draw
+
+
+def _tell(outcome: "Outcome") -> None:
+    from lacuna.bids.derivatives import format_value
+
+    if outcome.error is None:
+        print("\t".join(format_value(outcome.summary[column]) for column in COLUMNS), flush=True)
+    else:
+        kind = "" if isinstance(outcome.error, LacunaError) else f"{type(outcome.error).__name__}: "
+        name = outcome.outputs.lesion.path.name
+        print(f"lacuna: error: {name}: {kind}{outcome.error}", file=sys.stderr)
+
+
+def _conclude(args: argparse.Namespace, plan: "BatchPlan", outcomes: "tuple[Outcome, ...]") -> int:
+    n_failed = sum(outcome.error is not None for outcome in outcomes)
+    n_done = len(outcomes) - n_failed
+    _say(args, f"{n_done} of {len(outcomes)} lesions done, results in {plan.output_dir}")
+    if n_failed:
+        print(f"lacuna: error: {n_failed} of {len(outcomes)} lesions failed", file=sys.stderr)
+    return 1 if n_failed else 0
+
+
+def _say(args: argparse.Namespace, text: str) -> None:
+    if not args.quiet:
+        print(text, file=sys.stderr)

@@ -1,0 +1,362 @@
+"""Many lesions against one index: a plan that can be read, and its execution.
+
+Everything that can be refused before work starts is refused by the plan. After that a lesion that
+fails is reported with its reason, and the others go on.
+"""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from lacuna.analysis.structural import Disconnection, Weighting, disconnect_voxels
+from lacuna.bids.dataset import LesionListing
+from lacuna.bids.derivatives import (
+    LesionOutputs,
+    check_output,
+    open_output,
+    plan_outputs,
+    write_json,
+    write_table,
+)
+from lacuna.bids.names import resolution_label
+from lacuna.errors import LacunaError, SpaceError
+from lacuna.formats import save_tck, save_trx
+from lacuna.formats.nifti import save_map
+from lacuna.formats.replace import replacing
+from lacuna.geometry.space import StatedSpace
+from lacuna.tractogram.query import Index
+from lacuna.workflow.lesion import (
+    Lesion,
+    check_cut,
+    check_overlap,
+    check_spaces,
+    decide_space,
+    load_lesion,
+)
+from lacuna.workflow.record import SUMMARY, RunRecord, nifti_code, sidecars, summarise
+
+logger = logging.getLogger(__name__)
+
+Draw = Callable[[Disconnection, Lesion, str], bytes]
+"""Makes the PNG of a result; the text is the lesion's name for people."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the caller wants, beyond what all results share.
+
+    Parameters
+    ----------
+    space
+        Space of all lesions, if stated by option.
+    default_space
+        Space of those that state none, as from a configuration file.
+    save_streamlines
+        Format of the cut streamlines, if they are wanted.
+    strict
+        Make errors of what is merely suspicious.
+    """
+
+    space: StatedSpace | None = None
+    default_space: StatedSpace | None = None
+    save_streamlines: Literal["tck", "trx"] | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """What will be done, before anything is.
+
+    Parameters
+    ----------
+    record
+        What all results share.
+    listing
+        What was found in the input.
+    outputs
+        Where the results of each lesion go, in the order of `listing`.
+    refused
+        Lesions that will not be tried, each with the reason.
+    choices
+        Options.
+    """
+
+    record: RunRecord
+    listing: LesionListing
+    outputs: tuple[LesionOutputs, ...]
+    refused: Mapping[Path, LacunaError]
+    choices: Choices
+
+    @property
+    def output_dir(self) -> Path:
+        """Root of the derivative dataset."""
+        return self.outputs[0].output_dir
+
+    def __str__(self) -> str:
+        """Return the plan for people: every lesion, and what was passed over and why."""
+        n_found, n_ignored = len(self.listing.found), len(self.listing.ignored)
+        counts = f"lesion masks: {n_found}; images passed over: {n_ignored}"
+        lines = [f"{self.listing.root} ({self.listing.kind}): {counts}"]
+        for outputs in self.outputs:
+            path = outputs.lesion.path
+            place = outputs.path("disconnection", "map", ".nii.gz").relative_to(self.output_dir)
+            fate = "refused" if path in self.refused else str(place)
+            lines.append(f"  {_inside(path, self.listing.root)} → {fate}")
+        reasons = defaultdict(list)
+        for ignored in self.listing.ignored:
+            reasons[ignored.reason].append(_inside(ignored.path, self.listing.root))
+        for reason, paths in reasons.items():
+            shown = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
+            lines.append(f"  passed over, as {reason}: {len(paths)} ({shown})")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one lesion.
+
+    Parameters
+    ----------
+    outputs
+        The lesion, and where its results are.
+    error
+        Why there are none; none if all went well.
+    summary
+        The numbers, by column of the summary table; empty if it failed.
+    warnings
+        What makes one doubt it.
+    seconds
+        Time it took.
+    """
+
+    outputs: LesionOutputs
+    error: Exception | None = None
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+
+def screen(
+    listing: LesionListing, tractogram: StatedSpace, choices: Choices, *, tractogram_name: str
+) -> dict[Path, LacunaError]:
+    """Return the lesions that are not in the tractogram's space, each with the reason.
+
+    Looks at names and sidecars only, so that it can come before the tractogram is read.
+
+    Raises
+    ------
+    SpaceError
+        If no lesion is left.
+    """
+    refused: dict[Path, LacunaError] = {}
+    for lesion in listing.found:
+        try:
+            check_spaces(
+                decide_space(choices.space, lesion.space, choices.default_space),
+                tractogram,
+                lesion_name=lesion.path.name,
+                tractogram_name=tractogram_name,
+            )
+        except LacunaError as error:
+            refused[lesion.path] = error
+    if len(refused) < len(listing.found):
+        return refused
+    first = next(iter(refused.values()))
+    if len(refused) == 1:
+        raise first
+    raise SpaceError(f"None of the {len(refused)} lesions can be used. The first: {first}")
+
+
+def plan_batch(
+    listing: LesionListing,
+    output_dir: Path,
+    record: RunRecord,
+    choices: Choices | None = None,
+) -> BatchPlan:
+    """Decide what to do with each lesion; nothing is written.
+
+    Raises
+    ------
+    DatasetError
+        If two lesions would write one file, or the output folder holds results of another kind.
+    SpaceError
+        If no lesion is in the tractogram's space.
+    """
+    choices = choices or Choices()
+    space = StatedSpace(record.tractogram_space, record.space_source)
+    refused = screen(listing, space, choices, tractogram_name=record.tractogram.name)
+    check_output(output_dir.absolute(), record.parameters(), sources=[listing.input_path])
+    outputs = plan_outputs(
+        listing.found,
+        output_dir,
+        space=record.tractogram_space,
+        resolution=resolution_label(record.grid),
+    )
+    return BatchPlan(record, listing, outputs, refused, choices)
+
+
+def execute(
+    plan: BatchPlan,
+    index: Index,
+    *,
+    weighting: Weighting | None = None,
+    draw: Draw | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> tuple[Outcome, ...]:
+    """Cut with every lesion of a plan, and write the results.
+
+    Parameters
+    ----------
+    plan
+        From `plan_batch`.
+    index
+        The tractogram's, with the plan's report grid and rule.
+    weighting
+        Streamline weights.
+    draw
+        Makes the figures; none are written without it.
+    on_outcome
+        Called with each outcome, in the order of the lesions, as soon as it is there.
+
+    Returns
+    -------
+    tuple of Outcome
+        In the order of the lesions.
+    """
+    root = open_output(plan.output_dir, plan.record.parameters(), sources=[plan.listing.input_path])
+    logger.info("writing to %s", root)
+    _check_coverage(index, plan.record.min_tdi)
+    # matplotlib makes no promise about threads, so that one figure is drawn at a time.
+    drawing = threading.Lock()
+
+    def draw_alone(result: Disconnection, lesion: Lesion, name: str) -> bytes:
+        assert draw is not None
+        with drawing:
+            return draw(result, lesion, name)
+
+    def attempt(outputs: LesionOutputs) -> Outcome:
+        start = time.perf_counter()
+        try:
+            refusal = plan.refused.get(outputs.lesion.path)
+            if refusal is not None:
+                raise refusal
+            done = _run_lesion(plan, index, outputs, weighting, draw_alone if draw else None)
+        except Exception as error:
+            # Whatever it is, it must not cost the other lesions their results.
+            logger.debug("%s failed", outputs.lesion.path, exc_info=True)
+            return Outcome(outputs, error, seconds=time.perf_counter() - start)
+        summary, warnings = done
+        return Outcome(outputs, None, summary, warnings, time.perf_counter() - start)
+
+    outcomes = []
+    pool = ThreadPoolExecutor(max(1, min(plan.record.threads, len(plan.outputs))))
+    try:
+        for outcome in pool.map(attempt, plan.outputs):
+            outcomes.append(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome)
+    finally:
+        # After an interrupt the lesions that nobody began are left alone.
+        pool.shutdown(cancel_futures=True)
+    return tuple(outcomes)
+
+
+def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
+    """Return the outcomes of the lesions that failed."""
+    return tuple(outcome for outcome in outcomes if outcome.error is not None)
+
+
+def _run_lesion(
+    plan: BatchPlan,
+    index: Index,
+    outputs: LesionOutputs,
+    weighting: Weighting | None,
+    draw: Draw | None,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    choices, record = plan.choices, plan.record
+    lesion = load_lesion(
+        outputs.lesion,
+        choices.space,
+        default_space=choices.default_space,
+        strict=choices.strict,
+    )
+    warnings = lesion.warnings + check_overlap(lesion, *index.parts.box_mm)
+    result = disconnect_voxels(
+        index, lesion.mask, lesion.grid, min_tdi=record.min_tdi, weighting=weighting
+    )
+    warnings += check_cut(lesion, result.n_cut)
+    outputs.directory.mkdir(parents=True, exist_ok=True)
+    said = sidecars(record, lesion, outputs.lesion.path, warnings)
+    _write_images(result, lesion, outputs, said)
+    if choices.save_streamlines:
+        _write_streamlines(result, outputs, choices.save_streamlines, said["cut"])
+    if draw is not None:
+        png = draw(result, lesion, outputs.lesion.path.name)
+        with replacing(outputs.path("disconnection", "map", ".png")) as stream:
+            stream.write(png)
+    # The table comes last: where it stands, everything else does.
+    summary = summarise(result, lesion, record, outputs.lesion.path.name)
+    columns = {name: [value] for name, value in summary.items()}
+    write_table(outputs.path("summary", "stats", ".tsv"), columns, SUMMARY)
+    return summary, warnings
+
+
+def _write_images(
+    result: Disconnection, lesion: Lesion, outputs: LesionOutputs, said: Mapping[str, Any]
+) -> None:
+    code = nifti_code(outputs.space)
+    tdi: NDArray[Any] = result.tdi
+    cut_tdi: NDArray[Any] = result.cut_tdi
+    if result.weighting is not None and result.cut_sums is not None:
+        tdi = result.index.to_grid(result.weighting.sums.astype("f4"))
+        cut_tdi = result.index.to_grid(result.cut_sums.astype("f4"))
+    images = {
+        ("disconnection", "map"): result.disconnection,
+        ("tdi", "map"): tdi,
+        ("cuttdi", "map"): cut_tdi,
+        ("coverage", "mask"): result.coverage,
+    }
+    for (desc, suffix), array in images.items():
+        save_map(outputs.path(desc, suffix, ".nii.gz"), array, result.grid, code=code)
+        write_json(outputs.path(desc, suffix, ".json"), said[desc])
+    save_map(outputs.lesion_path(), lesion.mask, lesion.grid, code=code)
+    write_json(outputs.lesion_path(".json"), said["lesion"])
+
+
+def _write_streamlines(
+    result: Disconnection,
+    outputs: LesionOutputs,
+    kind: Literal["tck", "trx"],
+    said: Mapping[str, Any],
+) -> None:
+    points, offsets = result.index.streamlines.gather(result.cut_ids)
+    path = outputs.path("cut", "tractography", f".{kind}")
+    if kind == "tck":
+        save_tck(path, points, offsets)
+    else:
+        save_trx(path, points, offsets, result.grid)
+    write_json(outputs.path("cut", "tractography", ".json"), said)
+
+
+def _check_coverage(index: Index, min_tdi: int) -> None:
+    n_visited, n_covered = len(index.map.voxels), int((index.map.tdi >= min_tdi).sum())
+    if 2 * n_covered < n_visited:
+        logger.warning(
+            "Only %d of %d voxels that any streamline visits have %d or more: numbers about maps "
+            "refer to these. A larger tractogram, a coarser --grid or a lower --min-tdi has more.",
+            n_covered,
+            n_visited,
+            min_tdi,
+        )
+
+
+def _inside(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
