@@ -44,6 +44,10 @@ def put(path, text):
     return path
 
 
+def test_descriptions__every_key_has_one_and_nothing_else_does():
+    assert list(config.descriptions()["keys"]) == list(KEYS)
+
+
 # Discovery
 
 

@@ -15,9 +15,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+import tomllib
+from functools import cache as cache_result
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -29,140 +30,34 @@ _log = logging.getLogger(__name__)
 
 _SIZE_PREFIXES = ["", "K", "M", "G", "T", "P"]
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPkmgtp]?)(?:i?|i[Bb]|([Bb]))\s*$")
+_Size = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=_SIZE.pattern)]
 _LARGEST_FILE = 1 << 20
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-def _key(description: str, expects: str, example: str, default: str) -> msgspec.Meta:
-    """Describe a key once, for messages, ``config init`` and the reference page."""
-    return msgspec.Meta(
-        description=description,
-        examples=[example],
-        extra={"expects": expects, "default": default},
-    )
-
-
 class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a configuration file may say; ``None`` means that it says nothing."""
+    """The types of what a configuration file may say; None says nothing."""
 
-    cache_dir: Annotated[
-        str | None,
-        _key(
-            "Where expensive results are kept: indexes, track-density images, downloads.",
-            "a path",
-            "/scratch/$USER/lacuna",
-            "the platform's cache directory, usually ~/.cache/lacuna",
-        ),
-    ] = None
-    tmp_dir: Annotated[
-        str | list[str] | None,
-        _key(
-            "Where files of a running analysis go. Of a list, the first usable one: "
-            "node-local disks first.",
-            "a path or a list of paths",
-            "[$SLURM_TMPDIR, /scratch/$USER/tmp]",
-            "tmp/ in the cache directory",
-        ),
-    ] = None
-    shared_cache_dirs: Annotated[
-        list[str] | None,
-        _key(
-            "Caches of others that are searched first and never written.",
-            "a list of paths",
-            "[/project/lab/lacuna-cache]",
-            "none",
-        ),
-    ] = None
-    offline: Annotated[
-        bool | None, _key("Never use the network.", "true or false", "true", "false")
-    ] = None
-    num_threads: Annotated[
-        Annotated[int, msgspec.Meta(ge=1)] | None,
-        _key(
-            "How many threads to compute with.",
-            "a whole number, 1 or more",
-            "4",
-            "SLURM_CPUS_PER_TASK, else the processors this process may use",
-        ),
-    ] = None
-    keep_tmp: Annotated[
-        bool | None,
-        _key(
-            "Keep the scratch directories of an analysis, to look into them.",
-            "true or false",
-            "true",
-            "false",
-        ),
-    ] = None
-    min_free: Annotated[
-        Annotated[int, msgspec.Meta(ge=0)]
-        | Annotated[str, msgspec.Meta(pattern=_SIZE.pattern)]
-        | None,
-        _key(
-            "How much space the cache leaves free on its disk.",
-            "a size, such as 5 GiB, or a number of bytes",
-            "20 GiB",
-            "none is held back",
-        ),
-    ] = None
-    space: Annotated[
-        str | None,
-        _key(
-            "The template space of lesions that do not name theirs.",
-            "the name of a space",
-            "MNI152NLin6Asym",
-            "none: it must be stated",
-        ),
-    ] = None
-    tractogram: Annotated[
-        str | None,
-        _key(
-            "The normative tractogram to use when a command names none.",
-            "a path",
-            "/project/lab/tractograms/dTOR985.trk",
-            "none: it must be stated",
-        ),
-    ] = None
-    tractogram_space: Annotated[
-        str | None,
-        _key(
-            "The template space of the tractogram.",
-            "the name of a space",
-            "MNI152NLin2009bAsym",
-            "none: it must be stated",
-        ),
-    ] = None
+    cache_dir: str | None = None
+    tmp_dir: str | list[str] | None = None
+    shared_cache_dirs: list[str] | None = None
+    offline: bool | None = None
+    num_threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    keep_tmp: bool | None = None
+    min_free: _Size | None = None
+    space: str | None = None
+    tractogram: str | None = None
+    tractogram_space: str | None = None
 
 
-KEYS: Mapping[str, msgspec.Meta] = {
-    name: hint.__metadata__[0]
-    for name, hint in get_type_hints(ConfigFile, include_extras=True).items()
-}
-"""The configuration keys, in the order of the reference page."""
+KEYS = ConfigFile.__struct_fields__
+"""The keys of a configuration file."""
 
-ENVIRONMENT_VARIABLES: Mapping[str, str] = {
-    "LACUNA_CACHE_DIR": "The cache directory; `cache_dir` in a configuration file.",
-    "LACUNA_TMP_DIR": "The scratch directory; `tmp_dir` in a configuration file.",
-    "LACUNA_TEMP_DIR": "Another name for `LACUNA_TMP_DIR`, which wins if both are set.",
-    "LACUNA_CONFIG": "The configuration file to read, unless `--config` names one.",
-    "LACUNA_SHARED_CACHE_DIRS": "Read-only caches, separated by `:` (`;` on Windows); "
-    "`shared_cache_dirs`.",
-    "LACUNA_OFFLINE": "1: never use the network; `offline`.",
-    "LACUNA_NUM_THREADS": "How many threads to compute with; `num_threads`.",
-    "LACUNA_KEEP_TMP": "1: keep scratch directories; `keep_tmp`.",
-}
-"""Lacuna's own environment variables: the user's, read at each use and never rewritten."""
 
-FOREIGN_VARIABLES: Mapping[str, str] = {
-    "XDG_CACHE_HOME": "Parent of the default cache directory (Linux, macOS).",
-    "XDG_CONFIG_HOME": "Parent of the user's `lacuna/config.yaml` (Linux, macOS).",
-    "XDG_CONFIG_DIRS": "Where a site's `lacuna/config.yaml` is looked for, before `/etc`.",
-    "LOCALAPPDATA": "Parent of the default cache directory (Windows).",
-    "APPDATA": "Parent of the user's `lacuna/config.yaml` (Windows).",
-    "SLURM_CPUS_PER_TASK": "How many threads to compute with, when nothing else says so.",
-    "NO_COLOR": "Set to anything: no colours.",
-}
-"""Variables of other programs and standards that Lacuna respects."""
+@cache_result
+def descriptions() -> dict[str, dict[str, Any]]:
+    """Return what is said about ``keys``, ``environment`` and ``foreign`` variables."""
+    return tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -468,30 +363,21 @@ def _environment_layer() -> Layer:
         elif key != "num_threads" and text.lower() in _TRUE + _FALSE:
             layer.values[key] = text.lower() in _TRUE
         else:
-            expects = (KEYS[key].extra or {})["expects"]
-            raise ConfigError(
-                f"{name} is {text!r}, but must be {expects}; set it right or unset it."
-            )
+            expects = descriptions()["keys"][key]["expects"]
+            raise ConfigError(f"{name} is {text!r}, but must be {expects}; mend it or unset it.")
     return layer
 
 
-def _option_layer(
-    cache_dir: str | os.PathLike[str] | None,
-    tmp_dir: str | os.PathLike[str] | None,
-    num_threads: int | None,
-) -> Layer:
+def _option_layer(cache_dir: Any, tmp_dir: Any, num_threads: int | None) -> Layer:
     """Return what the command line says; an empty string says nothing."""
-    layer = Layer({}, {}, os.getcwd())
-    if cache_dir:
-        layer.values["cache_dir"] = os.fspath(cache_dir)
-        layer.sources["cache_dir"] = "--cache-dir"
-    if tmp_dir:
-        layer.values["tmp_dir"] = (os.fspath(tmp_dir),)
-        layer.sources["tmp_dir"] = "--tmp-dir"
-    if num_threads is not None:
-        layer.values["num_threads"] = num_threads
-        layer.sources["num_threads"] = "--threads"
-    return layer
+    values = {
+        "cache_dir": os.fspath(cache_dir or ""),
+        "tmp_dir": (os.fspath(tmp_dir),) if tmp_dir else (),
+        "num_threads": num_threads,
+    }
+    names = {"cache_dir": "--cache-dir", "tmp_dir": "--tmp-dir", "num_threads": "--threads"}
+    said = {key: value for key, value in values.items() if value}
+    return Layer(said, {key: names[key] for key in said}, os.getcwd())
 
 
 def _named_file(named: str, chosen_by: str) -> Path:
@@ -602,11 +488,11 @@ def _explain(problem: str, data: dict[str, Any], lines: dict[str, int], shown: s
     if where is None:
         return f"{shown}: {problem}."
     key = where[1]
-    expects, example = (KEYS[key].extra or {})["expects"], (KEYS[key].examples or [""])[0]
+    facts = descriptions()["keys"][key]
     value = data[key][int(where[2][1:-1])] if where[2] else data[key]
     return (
-        f"{shown}, line {lines.get(key + where[2], 1)}: {key} must be {expects}, "
-        f"not {value!r:.60}; for example `{key}: {example}`."
+        f"{shown}, line {lines.get(key + where[2], 1)}: {key} must be {facts['expects']}, "
+        f"not {value!r:.60}; for example `{key}: {facts['example']}`."
     )
 
 

@@ -45,13 +45,15 @@ def run(args: argparse.Namespace) -> int:
 
 def template() -> str:
     """Return a configuration file that says nothing yet, and explains every key."""
-    from lacuna.config import KEYS
+    from lacuna.config import descriptions
 
     parts = ["# Configuration of Lacuna. Take away the # before a key to set it.\n"]
-    for key, meta in KEYS.items():
-        default = (meta.extra or {})["default"]
-        example = (meta.examples or [""])[0]
-        parts.append(f"# {meta.description}\n# Without it: {default}.\n# {key}: {example}\n")
+    for key, facts in descriptions()["keys"].items():
+        parts.append(
+            "# {description}\n# Without it: {default}.\n# {key}: {example}\n".format(
+                key=key, **facts
+            )
+        )
     return "\n".join(parts)
 
 
