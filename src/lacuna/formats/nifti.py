@@ -71,7 +71,8 @@ def load_image(source: ImageSource) -> Image[Any]:
         has more than one volume.
     """
     if isinstance(source, tuple):
-        volume = _one_volume(np.asarray(source[0]), "The array given")
+        _check_one_volume(np.shape(source[0]), "The array given")
+        volume = _squeeze(np.asarray(source[0]))
         grid = Grid(_shape(volume), np.asarray(source[1], np.float64))
         return Image(volume, grid, "array", "affine")
     if isinstance(source, SpatialImage):
@@ -79,7 +80,8 @@ def load_image(source: ImageSource) -> Image[Any]:
     else:
         image, name = _open(Path(source)), str(source)
     affine, affine_from, notes = _placement(image, name)
-    volume = _one_volume(_values(image, name), name)
+    _check_one_volume(image.shape, name)  # before 60 volumes are decompressed
+    volume = _squeeze(_values(image, name))
     return Image(volume, Grid(_shape(volume), affine), name, affine_from, notes)
 
 
@@ -247,15 +249,16 @@ def _placement(
     return sform, "sform", ()
 
 
-def _one_volume(array: NDArray[Any], name: str) -> NDArray[Any]:
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3:
+def _check_one_volume(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise GridError(
-            f"{name} has shape {array.shape}: one volume of three axes is needed. "
+            f"{name} has shape {shape}: one volume of three axes is needed. "
             "Choose one, for example with fslroi or nibabel's slicer."
         )
-    return array
+
+
+def _squeeze(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(array.shape[:3], order="F") if array.ndim > 3 else array
 
 
 def _shape(volume: NDArray[Any]) -> tuple[int, int, int]:
