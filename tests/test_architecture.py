@@ -5,6 +5,7 @@ import graphlib
 import io
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_imports__make_no_cycle():
     graph = grimp.build_graph("lacuna", exclude_type_checking_imports=True, cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     graphlib.TopologicalSorter(imports).prepare()
+
+
+def test_store__all_its_private_modules_are_protected():
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    protected = {
+        module
+        for contract in project["tool"]["importlinter"]["contracts"]
+        for module in contract.get("protected_modules", ())
+    }
+    private = {f"lacuna.store.{path.stem}" for path in (SOURCE / "store").glob("_[a-z]*.py")}
+    assert protected == private
 
 
 def file_access(tree: ast.AST) -> Iterator[str]:

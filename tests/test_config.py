@@ -111,14 +111,25 @@ def test_find_config_file__files_found_but_not_read_are_told(write):
     assert "lacuna/config.yaml: lacuna.yaml comes before it" in unread[0]
 
 
+def pretend_owner(monkeypatch, uid):
+    """Let every file belong to a user, while this process is another's."""
+    real_stat = Path.stat
+
+    def stat(self, **kwargs):
+        result = list(real_stat(self, **kwargs))
+        result[4] = uid
+        return os.stat_result(result)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+
+
 def test_find_config_file__file_of_a_foreign_owner_in_the_working_directory_is_ignored(
     write, monkeypatch, caplog
 ):
-    path = write("", "lacuna.yaml")
+    write("", "lacuna.yaml")
     put(user_file(), "")
-    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
-    if path.stat().st_uid == 0:  # root's file is fine: give it to somebody else
-        os.chown(path, 12345, -1)
+    pretend_owner(monkeypatch, 12345)
     with caplog.at_level(logging.WARNING):
         found, unread = find_config_file()
     assert found == user_file()
@@ -128,15 +139,7 @@ def test_find_config_file__file_of_a_foreign_owner_in_the_working_directory_is_i
 
 def test_find_config_file__file_of_root_in_the_working_directory_is_read(write, monkeypatch):
     path = write("", "lacuna.yaml")
-    real_stat = Path.stat
-
-    def owned_by_root(self, **kwargs):
-        result = list(real_stat(self, **kwargs))
-        result[4] = 0
-        return os.stat_result(result)
-
-    monkeypatch.setattr(Path, "stat", owned_by_root)
-    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    pretend_owner(monkeypatch, 0)
     assert find_config_file()[0] == path
 
 
