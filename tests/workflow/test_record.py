@@ -12,9 +12,9 @@ from lacuna.workflow.record import (
     IMAGES,
     SUMMARY,
     caption,
+    find_reference,
     nifti_code,
     sidecars,
-    spatial_reference,
     summarise,
     versions,
 )
@@ -78,9 +78,15 @@ def test_caption__says_volume_side_cut_rule_tractogram_and_space(tract):
         assert part in text
 
 
-def test_spatial_reference__a_study_space_is_not_taken_for_a_template():
-    assert spatial_reference("MNI152NLin6Asym") == "MNI152NLin6Asym"
-    assert "not a standard template" in spatial_reference("AFQ")
+def test_reference__a_study_space_is_described_by_the_tractograms_sidecar(tmp_path):
+    path = tmp_path / "t.tck"
+    assert find_reference(path) is None
+    (tmp_path / "t.json").write_text('{"SpatialReference": "this one scan"}')
+    said = find_reference(path)
+    assert a_record(path, GRID, spatial_reference=said).reference == "this one scan"
+    template = a_record(path, GRID, spatial_reference=said, tractogram_space="MNI152NLin6Asym")
+    assert template.reference == "MNI152NLin6Asym"
+    assert a_record(path, GRID).reference == "StudySpace: not a standard template"
 
 
 @pytest.mark.parametrize(("space", "code"), [("MNI152NLin6Asym", 4), ("AFQ", 2)])

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from lacuna.workflow.record import RunRecord
 
 EXAMPLE = """\
-example, with the data that `lacuna demo` unpacks:
+example, with the data that `lacuna demo` copies:
   lacuna demo lacuna-demo
-  lacuna run snm lacuna-demo/lesions lacuna-demo/results \\
-      --tractogram lacuna-demo/tractogram.trx --min-tdi 5 --save-streamlines trx
+  lacuna run snm lacuna-demo/lesions my-results --min-tdi 3 --save-streamlines trx \\
+      --tractogram lacuna-demo/space-AFQacpc_desc-afq20tracts_tractography.trx
 
-exit status: 0 all lesions done, 1 some failed (each with its reason on stderr), 2 wrong usage
+exit status: 0 all lesions done; 1 some failed, each with its reason on stderr; 2 wrong usage
 """
 
 COLUMNS = ("lesion", "volume_mm3", "side", "n_cut", "cut_fraction", "disconnected_pct")
@@ -40,7 +40,7 @@ def add_parser(subparsers: Any) -> None:
     snm = analyses.add_parser(
         "snm",
         help="structural network mapping: which streamlines a lesion cuts, and where they run",
-        description="Find out which streamlines of a tractogram each lesion cuts, and what "
+        description="Find out which streamlines of a tractogram each lesion cuts, and what\n"
         "share of the streamlines through each voxel that is.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -106,7 +106,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
     )
     how.add_argument("--strict", action="store_true", help="refuse what is merely suspicious")
-    add_threads(parser)
+    add_threads(how)
     out = parser.add_argument_group("what is written")
     out.add_argument("--save-streamlines", choices=["tck", "trx"], help="the streamlines cut, too")
     out.add_argument("--no-figures", action="store_true", help="no PNG per lesion")
@@ -190,7 +190,7 @@ def _describe_run(
 ) -> "RunRecord":
     """Return what all results will share; the index is not opened yet."""
     from lacuna.workflow.products import find_box
-    from lacuna.workflow.record import RunRecord
+    from lacuna.workflow.record import RunRecord, find_reference
     from lacuna.workflow.report_grid import choose_grid
 
     threads = args.settings.num_threads
@@ -207,6 +207,7 @@ def _describe_run(
         threads=threads,
         weights=args.weights,
         weights_fingerprint=store.fingerprint(args.weights) if args.weights else None,
+        spatial_reference=find_reference(path),
     )
 
 
@@ -279,14 +280,12 @@ def _load_template(path: Path | None, space: str) -> "Background | None":
 
 def _figures(record: "RunRecord", template: "Background | None") -> "Draw":
     from lacuna.report.figures import Background, Volume, draw_disconnection
-    from lacuna.workflow.record import caption, spatial_reference
-
-    reference = spatial_reference(record.tractogram_space)
+    from lacuna.workflow.record import caption
 
     def draw(result: "Disconnection", lesion: "Lesion", name: str) -> bytes:
         density = Background(
             Volume(result.tdi, result.grid),
-            f"density of the tractogram's streamlines, in {reference}",
+            f"density of the tractogram's streamlines; {record.reference}",
             is_density=True,
         )
         return draw_disconnection(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lacuna.analysis.structural import Disconnection
-from lacuna.bids.names import resolution_label
+from lacuna.bids.dataset import read_sidecar
+from lacuna.bids.names import file_stem, resolution_label
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import known_spaces
 from lacuna.workflow.lesion import Lesion
@@ -59,6 +60,8 @@ class RunRecord:
         File of a weight per streamline, if any.
     weights_fingerprint
         xxh3-128 of its content.
+    spatial_reference
+        What the tractogram's own sidecar says of a space that is no known template.
     """
 
     command: Sequence[str]
@@ -75,6 +78,14 @@ class RunRecord:
     threads: int = 1
     weights: Path | None = None
     weights_fingerprint: str | None = None
+    spatial_reference: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """What BIDS' ``SpatialReference`` says of the space."""
+        if self.tractogram_space in known_spaces():
+            return self.tractogram_space
+        return self.spatial_reference or f"{self.tractogram_space}: not a standard template"
 
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
@@ -138,11 +149,11 @@ def versions() -> Mapping[str, str]:
     return found
 
 
-def spatial_reference(space: str) -> str:
-    """Return what BIDS' ``SpatialReference`` says of a space."""
-    if space in known_spaces():
-        return space
-    return f"{space}: a space of its own, not a standard template"
+def find_reference(tractogram: Path) -> str | None:
+    """Return the ``SpatialReference`` in the JSON file beside a tractogram, if any."""
+    sidecar = tractogram.with_name(file_stem(tractogram) + ".json")
+    said = read_sidecar(sidecar).get("SpatialReference") if sidecar.is_file() else None
+    return said if isinstance(said, str) else None
 
 
 def nifti_code(space: str) -> Literal[2, 4]:
@@ -198,7 +209,7 @@ def sidecars(
     """
     shared = {
         "Sources": [path.as_uri(), record.tractogram.absolute().as_uri()],
-        "SpatialReference": spatial_reference(record.tractogram_space),
+        "SpatialReference": record.reference,
     }
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
     on_grid = {
@@ -318,7 +329,7 @@ def caption(result: Disconnection, lesion: Lesion, record: RunRecord) -> str:
         f"Lesion: {lesion.volume_mm3 / 1000:.3g} ml, {lesion.side}, centre of mass at "
         f"({x:.0f}, {y:.0f}, {z:.0f}) mm. Cut: {result.n_cut} of {result.n_streamlines} "
         f"streamlines ({100 * result.cut_fraction:.3g} %){share}.\n"
-        f"Tractogram {record.tractogram.name} in {spatial_reference(record.tractogram_space)}; "
+        f"Tractogram {record.tractogram.name}; space {record.tractogram_space}; "
         f"rule {record.rule}; report grid {sizes} mm; the map is drawn where at least "
         f"{record.min_tdi} streamlines pass."
     )
