@@ -581,8 +581,8 @@ def _default_cache_dir() -> str | None:
     """Return the platform's cache directory of Lacuna; None without a home directory."""
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        home = os.path.expanduser("~")
-        if not local and home != "~":
+        home = _home()
+        if not local and home:
             local = os.path.join(home, "AppData", "Local")
         return os.path.join(local, "lacuna", "cache") if local else None
     root = os.environ.get("XDG_CACHE_HOME")

@@ -264,7 +264,7 @@ def verdict(
     from lacuna.utils.filesystem import is_local
 
     # Some containers show a boot id of their own: whoever is seen running was not restarted.
-    if here.state == "alive" or where is None or not is_local(where):
+    if here.state != "dead" or where is None or not is_local(where):
         return Verdict("unknown", "it comes from another boot, or from a host of the same name")
     return Verdict("dead", "the machine was restarted since")
 
