@@ -17,7 +17,7 @@ import xxhash
 
 from lacuna.errors import InputError
 from lacuna.store._entry import hash_file
-from lacuna.store._layout import MEMO, make_directory, prepare_root
+from lacuna.store._layout import MEMO, listing, make_directory, prepare_root
 
 _UNTRUSTED_S = 2.0
 _MEMO_CAP = 1 << 14
@@ -74,16 +74,16 @@ class Fingerprints:
         return found
 
     def _of_folder(self, path: str) -> str:
-        listing = []
+        files = []
         pending = [""]
         while pending:
             folder = pending.pop()
-            for item in os.scandir(f"{path}/{folder}"):
+            for item in listing(f"{path}/{folder}"):
                 if item.is_dir():
                     pending.append(f"{folder}{item.name}/")
                 else:
-                    listing.append([f"{folder}{item.name}", self.of(item.path)])
-        return xxhash.xxh3_128(json.dumps(sorted(listing)).encode()).hexdigest()
+                    files.append([f"{folder}{item.name}", self.of(item.path)])
+        return xxhash.xxh3_128(json.dumps(sorted(files)).encode()).hexdigest()
 
     def _recall(self, real: str, facts: Stat) -> str | None:
         for directory in self._directories():

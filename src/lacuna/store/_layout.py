@@ -53,6 +53,12 @@ def is_temporary_name(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None or _DIGEST.fullmatch(name) is not None
 
 
+def listing(path: str) -> "list[os.DirEntry[str]]":
+    """Return what is in a directory, sorted by name."""
+    with os.scandir(path) as items:
+        return sorted(items, key=lambda item: item.name)
+
+
 def make_directory(path: str) -> None:
     """Make a private directory whose parent exists, unless it is there.
 
@@ -111,7 +117,7 @@ def _is_marked(directory: str) -> bool:
 
 def _mark_if_empty(directory: str) -> bool:
     """Mark a directory that holds nothing but our own empty directories; say whether it was."""
-    if not all(_is_nothing(item) for item in os.scandir(directory)):
+    if not all(_is_nothing(item) for item in listing(directory)):
         return False
     # The tag first: a directory with our marker is complete, whenever we die.
     for name, text in ((TAG, _TAG_TEXT), (MARKER, _MARKER_TEXT)):
@@ -131,7 +137,7 @@ def _is_nothing(item: "os.DirEntry[str]") -> bool:
     return (
         item.name in _OURS
         and item.is_dir(follow_symlinks=False)
-        and all(_is_nothing(inner) for inner in os.scandir(item.path))
+        and all(_is_nothing(inner) for inner in listing(item.path))
     )
 
 
@@ -200,4 +206,4 @@ def _items(path: str) -> "list[os.DirEntry[str]]":
             return []
         raise
     os.close(handle)
-    return sorted(os.scandir(path), key=lambda item: item.name)
+    return listing(path)

@@ -19,7 +19,7 @@ from typing import Any
 from lacuna.errors import CacheEntryError
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
-from lacuna.store._layout import META, prepare
+from lacuna.store._layout import META, listing, prepare
 from lacuna.store._removal import discard
 from lacuna.store._space import explained, full_error
 
@@ -129,7 +129,7 @@ def _settle(stage: str, what: str) -> dict[str, dict[str, Any]]:
     pending = [""]
     while pending:
         folder = pending.pop()
-        for item in sorted(os.scandir(f"{stage}/{folder}"), key=lambda item: item.name):
+        for item in listing(f"{stage}/{folder}"):
             name = f"{folder}{item.name}"
             if item.is_dir(follow_symlinks=False):
                 os.chmod(item.path, 0o700)

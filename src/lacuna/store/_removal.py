@@ -21,6 +21,7 @@ from lacuna.store._layout import (
     TRASH,
     is_marked_at,
     is_temporary_name,
+    listing,
     make_directory,
     open_directory,
     temporary_name,
@@ -90,7 +91,7 @@ def tree_size(path: str) -> int:
     pending = [path]
     while pending:
         with suppress(OSError):
-            for item in os.scandir(pending.pop()):
+            for item in listing(pending.pop()):
                 if item.is_dir(follow_symlinks=False):
                     pending.append(item.path)
                 elif item.is_file(follow_symlinks=False):
@@ -102,6 +103,7 @@ def remove_attempt(root: str, name: str) -> None:
     """Remove a dead attempt, or trash: the stage first, the record that speaks for it last."""
     digest, _, attempt = name.partition(".")
     if os.path.exists(f"{root}/{CLAIMS}/{digest}/{attempt}"):
+        make_directory(f"{root}/{TRASH}")
         set_aside(root, digest, attempt)
     with suppress(OSError), _open(root) as root_fd:
         for place in (STAGE, TRASH, CLAIMS):
