@@ -1,7 +1,6 @@
 """What every test gets: a home of its own, and a reason where it cannot run."""
 
 import contextlib
-import hashlib
 import os
 import shutil
 import sys
@@ -29,22 +28,12 @@ settings.load_profile("lacuna")
 
 
 def pytest_configure() -> None:
-    """Let all tests and their child processes share one cache of compiled kernels."""
-    directory = ROOT / ".pytest_cache" / f"numba-{_kernel_digest()}"
-    with contextlib.suppress(OSError):  # a read-only checkout compiles in every process
+    """Let all tests and their child processes share one place for compiled kernels."""
+    directory = ROOT / ".pytest_cache" / "kernels"
+    with contextlib.suppress(OSError):  # in a read-only checkout every process compiles
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)
         os.environ.setdefault("NUMBA_CACHE_DIR", str(directory))
-
-
-def _kernel_digest() -> str:
-    # Numba looks only at the file of a kernel, not at those of the kernels it calls: after a
-    # change there it would run yesterday's code.
-    digest = hashlib.blake2b(digest_size=6)
-    for path in sorted((ROOT / "src").rglob("*.py")):
-        source = path.read_bytes()
-        if b"njit" in source:
-            digest.update(source)
-    return digest.hexdigest()
 
 
 @pytest.hookimpl(tryfirst=True)
