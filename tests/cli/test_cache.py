@@ -5,9 +5,11 @@ import json
 import os
 import time
 
+import numpy as np
 import pytest
 
 from lacuna.cli.main import main
+from lacuna.formats.tck import save_tck
 from lacuna.store import Key, Store
 
 
@@ -312,15 +314,62 @@ def test_clear__entries_of_shared_caches_stay(root, tmp_path, monkeypatch, capsy
 
 
 def test_clear__json_plan_and_outcome(filled, capsys):
-    plan = json.loads(output(capsys, "clear", "--dry-run", "--json"))
-    assert {item["label"] for item in plan["delete"]} == {"tdi map old", "tdi map week"}
-    assert [item["label"] for item in plan["keep"]] == ["hits fresh"]
-    assert plan["expected_freed_bytes"] == 51_000
-    done = json.loads(output(capsys, "clear", "--yes", "--json", code=1))
-    assert len(done["deleted"]) == 2
+    plan = json.loads(output(capsys, "clear", "--dry-run", "--json"))["plan"]
+    assert {item["label"] for item in plan["removals"]} == {"tdi map old", "tdi map week"}
+    assert [item["label"] for item in plan["kept"]] == ["hits fresh"]
+    done = json.loads(output(capsys, "clear", "--yes", "--json", code=1))["cleared"]
+    assert len(done["removed"]) == 2
     assert done["freed_bytes"] == 51_000
 
 
 def test_clear__json_without_yes_or_dry_run_is_an_error(filled, capsys):
     run("clear", "--json", code=2)
     assert "add --dry-run or --yes" in capsys.readouterr().err
+
+
+# warm
+
+
+@pytest.fixture
+def tractogram(tmp_path):
+    """Return a tractogram of three straight streamlines."""
+    line = np.linspace([-20, 0, 0], [20, 0, 0], 21)
+    points = np.concatenate([line + np.array([0, 3 * i, 0]) for i in range(3)]).astype(np.float32)
+    save_tck(tmp_path / "lines.tck", points, np.array([0, 21, 42, 63]))
+    return tmp_path / "lines.tck"
+
+
+def test_warm__builds_what_a_second_call_finds(root, tractogram, capsys):
+    options = ["--tractogram", "lines.tck", "--tractogram-space", "MNI152NLin6Asym"]
+    assert "lines.tck: 3 streamlines, index built\n" in output(capsys, "warm", *options)
+    assert "lines.tck: 3 streamlines, index was there\n" in output(capsys, "warm", *options)
+    assert len(labels(capsys, "--label", "lines.tck")) == 3
+
+
+def test_warm__json_has_the_entries(root, tractogram, capsys):
+    options = ["--tractogram", "lines.tck", "--tractogram-space", "MNI152NLin6Asym", "--json"]
+    warmed = json.loads(output(capsys, "warm", *options, "--threads", "1"))
+    assert warmed["tractogram"] == str(tractogram)
+    assert warmed["built"] is True
+    kept = {row["digest"] for row in json.loads(output(capsys, "list", "--json"))}
+    assert set(warmed["entries"]) == {"streamlines", "hits", "map"}
+    assert set(warmed["entries"].values()) == kept
+
+
+def test_warm__another_rule_or_grid_is_another_map(root, tractogram, capsys):
+    options = ["--tractogram", "lines.tck", "--tractogram-space", "MNI152NLin6Asym"]
+    for more in ([], ["--rule", "vertex"], ["--grid", "1"]):
+        output(capsys, "warm", *options, *more)
+    assert len(labels(capsys)) == 5
+
+
+def test_warm__takes_the_tractogram_of_the_configuration(root, tractogram, tmp_path, capsys):
+    (tmp_path / "lacuna.yaml").write_text(
+        "tractogram: lines.tck\ntractogram_space: MNI152NLin6Asym\n"
+    )
+    assert "index built" in output(capsys, "warm")
+
+
+def test_warm__no_tractogram_is_exit_code_2(root, capsys):
+    run("warm", code=2)
+    assert "--tractogram" in capsys.readouterr().err

@@ -3,9 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,41 +13,26 @@ from lacuna.cli.options import (
     common_options,
     confirm,
     duration,
-    positive,
     print_json,
     print_table,
     show_duration,
+    show_size,
     size,
 )
+from lacuna.cli.tractogram import add_index_options, find_tractogram, report_grid, show_progress
 from lacuna.errors import CacheError, OptionError
 
 if TYPE_CHECKING:
-    from lacuna.store import Cleared, ClearPlan, Entry, Removal
+    from lacuna.store import ClearPlan, Entry
     from lacuna.utils.filesystem import Location
 
-_SORT_KEYS: "dict[str, Callable[[Row], Any]]" = {
-    "used": lambda row: -row.used_at,
-    "made": lambda row: row.entry.meta["made"],
-    "size": lambda row: -row.entry.size_bytes,
-    "label": lambda row: row.entry.label,
+_SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
+    "used": lambda entry: -_used_at(entry),
+    "made": lambda entry: entry.meta["made"],
+    "size": lambda entry: -entry.size_bytes,
+    "label": lambda entry: entry.label,
 }
 _LOCATIONS = ("cache", "tdi", "transforms", "temp")
-
-
-@dataclass(frozen=True)
-class Row:
-    """An entry as it is listed.
-
-    Parameters
-    ----------
-    entry
-        The entry.
-    used_at
-        When it was last asked for; seconds since the epoch.
-    """
-
-    entry: "Entry"
-    used_at: float
 
 
 def add_parser(subparsers: Any) -> None:
@@ -92,9 +75,10 @@ def add_parser(subparsers: Any) -> None:
     clear.add_argument("-y", "--yes", action="store_true", help="do not ask")
     clear.add_argument("--force", action="store_true", help="also what was used in the last 24 h")
 
-    _add_warm_arguments(
-        add("warm", _warm, "Build ahead of time what runs will need.", needs="scratch")
-    )
+    warm = add("warm", _warm, "Build ahead of time what runs will need.", needs="scratch")
+    warm.add_argument("--tractogram", type=Path, metavar="T", help=".tck, .trk or .trx")
+    add_index_options(warm)
+    add_threads(warm)
 
 
 def _add_filters(parser: argparse.ArgumentParser) -> None:
@@ -117,29 +101,6 @@ def _bucket(text: str) -> str:
     return text
 
 
-def _add_warm_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tractogram", type=Path, metavar="T", help=".tck, .trk or .trx")
-    parser.add_argument(
-        "--tractogram-space", metavar="S", help="its space, such as MNI152NLin6Asym"
-    )
-    parser.add_argument(
-        "--grid",
-        default="2",
-        metavar="REF|1|2",
-        help="grid of the maps: that of an image, or voxels of 1 or 2 mm (default: 2)",
-    )
-    parser.add_argument(
-        "--rule",
-        choices=["segment", "mrtrix", "vertex"],
-        default="segment",
-        help="when a streamline visits a voxel (default: segment)",
-    )
-    parser.add_argument(
-        "--upsample", type=positive, metavar="N", help="rule mrtrix: pieces per step of the file"
-    )
-    add_threads(parser)
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the action that was asked for."""
     code: int = args.action(args)
@@ -159,35 +120,24 @@ def _dir(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from lacuna.store import size_text
-
     locations = _describe()
     held = _what_is_held(args) if locations[0].exists else {}
     if args.json:
-        print_json(
-            {
-                "locations": [
-                    {name: getattr(location, name) for name in location.__slots__}
-                    for location in locations
-                ],
-                **held,
-                "files": args.settings.files,
-                "files_not_read": args.settings.unread,
-            }
-        )
+        found = {"files": args.settings.files, "files_not_read": args.settings.unread}
+        print_json({"locations": locations, **held, **found})
         return 0
     for location in locations:
         print(f"{location.name}: {location.path or location.problem}")
         print(f"  chosen by: {location.source}")
         print(f"  {_state(location)}")
     for name, total in held.get("buckets", {}).items():
-        print(f"{name}: {total['entries']} entries, {size_text(total['bytes'])}")
+        print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
     for root, total in held.get("shared", {}).items():
-        print(f"shared, read only: {root}: {total['entries']} entries, {size_text(total['bytes'])}")
+        print(f"shared, read only: {root}: {total['entries']} entries, {show_size(total['bytes'])}")
     if held.get("damaged"):
         print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
     if held.get("leftovers"):
-        amount = size_text(held["leftover_bytes"])
+        amount = show_size(held["leftover_bytes"])
         print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
     for path in held.get("unmanaged", ()):
         print(f"unmanaged, never deleted: {path}")
@@ -199,14 +149,12 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _state(location: "Location") -> str:
-    from lacuna.store import size_text
-
     facts = ["exists" if location.exists else "absent"]
     facts.append("writable" if location.writable else "not writable")
     if location.filesystem:
         facts.append(location.filesystem)
     if location.free_bytes is not None:
-        facts.append(f"{size_text(location.free_bytes)} free")
+        facts.append(f"{show_size(location.free_bytes)} free")
     if location.free_inodes is not None:
         facts.append(f"{location.free_inodes} inodes free")
     return ", ".join(facts)
@@ -239,50 +187,39 @@ def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from lacuna.store import size_text
     from lacuna.workflow.stores import open_store
 
     select = _selection(args)
-    entries = (entry for entry in open_store(args.settings).entries() if select(entry))
-    rows = sorted(_rows(entries), key=_SORT_KEYS[args.sort], reverse=args.reverse)
+    chosen = [entry for entry in open_store(args.settings).entries() if select(entry)]
+    chosen.sort(key=_SORT_KEYS[args.sort], reverse=args.reverse)
     if args.json:
-        print_json([_as_json(row) for row in rows])
-        return 0
-    if not rows:
+        print_json([_as_json(entry) for entry in chosen])
+    elif not chosen:
         print("nothing", file=sys.stderr)
-        return 0
-    table = [("label", "bucket", "size", "unused for", "digest", "")]
-    for row in rows:
-        entry = row.entry
-        table.append(
+    else:
+        rows = [
             (
                 entry.label or entry.product,
                 entry.bucket,
-                size_text(entry.size_bytes),
-                show_duration(time.time() - row.used_at),
+                show_size(entry.size_bytes),
+                show_duration(time.time() - _used_at(entry)),
                 entry.digest[:12],
                 f"in {entry.root}" if entry.read_only else "",
             )
-        )
-    print_table(table, right=(2, 3))
+            for entry in chosen
+        ]
+        print_table([("label", "bucket", "size", "unused for", "digest", ""), *rows], right=(2, 3))
     return 0
 
 
-def _rows(entries: "Iterator[Entry]") -> Iterator[Row]:
-    for entry in entries:
-        with suppress(OSError):  # somebody clears the cache at this moment
-            yield Row(entry, entry.used_at)
-
-
-def _as_json(row: Row) -> dict[str, Any]:
-    entry = row.entry
+def _as_json(entry: "Entry") -> dict[str, Any]:
     return {
         "label": entry.label,
         "product": entry.product,
         "bucket": entry.bucket,
         "digest": entry.digest,
         "size_bytes": entry.size_bytes,
-        "used": datetime.fromtimestamp(row.used_at, UTC).isoformat(timespec="seconds"),
+        "used": datetime.fromtimestamp(_used_at(entry), UTC).isoformat(timespec="seconds"),
         "made": entry.meta["made"],
         "made_in_s": entry.made_in_s,
         "path": entry.path,
@@ -291,7 +228,6 @@ def _as_json(row: Row) -> dict[str, Any]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from lacuna.store import size_text
     from lacuna.workflow.stores import open_store
 
     reports = []
@@ -301,17 +237,16 @@ def _verify(args: argparse.Namespace) -> int:
             continue
         name = report.label or report.path
         if report.problem is None:
-            print(f"whole: {name} ({size_text(report.size_bytes)})")
+            print(f"whole: {name} ({show_size(report.size_bytes)})")
         else:
             fate = "; it will be made again when needed" if report.discarded else ""
             print(f"damaged: {name}: {report.problem}{fate}")
     if args.json:
-        print_json([vars(report) for report in reports])
+        print_json(reports)
     return 1 if any(report.problem for report in reports) else 0
 
 
 def _clear(args: argparse.Namespace) -> int:
-    from lacuna.store import size_text
     from lacuna.workflow.stores import open_store
 
     plan = open_store(args.settings).plan_clear(_selection(args), force=args.force)
@@ -322,54 +257,32 @@ def _clear(args: argparse.Namespace) -> int:
     has_work = bool(plan.removals or plan.leftovers)
     if args.dry_run or not has_work:
         if args.json:
-            print_json(_plan_as_json(plan, None))
+            print_json({"plan": plan, "cleared": None})
         return 0 if args.dry_run or not plan.kept else 1
-    if not args.yes and not confirm(f"Delete {size_text(plan.expected_freed_bytes)}?"):
+    if not args.yes and not confirm(f"Delete {show_size(plan.expected_freed_bytes)}?"):
         print("lacuna: nothing was deleted", file=sys.stderr)
         return 1
     cleared = plan.execute()
     if args.json:
-        print_json(_plan_as_json(plan, cleared))
+        print_json({"plan": plan, "cleared": cleared})
     else:
-        print(f"deleted {len(cleared.removed)} entries, {size_text(cleared.freed_bytes)} freed")
+        print(f"deleted {len(cleared.removed)} entries, {show_size(cleared.freed_bytes)} freed")
         for item in cleared.failed:
             print(f"not deleted: {item.label}: {item.reason}")
     return 1 if plan.kept or cleared.failed else 0
 
 
 def _print_plan(plan: "ClearPlan") -> None:
-    from lacuna.store import size_text
-
     for item in plan.removals:
-        print(f"delete: {item.label} ({size_text(item.size_bytes)})")
+        print(f"delete: {item.label} ({show_size(item.size_bytes)})")
     if plan.leftovers:
         n_left = len(plan.leftovers)
-        print(f"delete: {n_left} leftovers of ended processes ({size_text(plan.leftover_bytes)})")
+        print(f"delete: {n_left} leftovers of ended processes ({show_size(plan.leftover_bytes)})")
     for item in plan.kept:
         advice = "; --force deletes it" if item.reason.startswith("used") else ""
-        print(f"keep: {item.label} ({size_text(item.size_bytes)}): {item.reason}{advice}")
+        print(f"keep: {item.label} ({show_size(item.size_bytes)}): {item.reason}{advice}")
     if not (plan.removals or plan.leftovers):
         print("nothing to delete")
-
-
-def _plan_as_json(plan: "ClearPlan", cleared: "Cleared | None") -> dict[str, Any]:
-    def as_json(items: "tuple[Removal, ...]") -> list[dict[str, Any]]:
-        return [vars(item) for item in items]
-
-    planned = {
-        "delete": as_json(plan.removals),
-        "leftovers": len(plan.leftovers),
-        "keep": as_json(plan.kept),
-        "expected_freed_bytes": plan.expected_freed_bytes,
-    }
-    if cleared is None:
-        return planned
-    done = {
-        "deleted": as_json(cleared.removed),
-        "failed": as_json(cleared.failed),
-        "freed_bytes": cleared.freed_bytes,
-    }
-    return planned | done
 
 
 def _selection(args: argparse.Namespace) -> "Callable[[Entry], bool]":
@@ -391,7 +304,7 @@ def _used_at(entry: "Entry") -> float:
     try:
         return entry.used_at
     except OSError:  # somebody clears the cache at this moment
-        return float("inf")
+        return time.time()
 
 
 def _describe() -> "list[Location]":
@@ -401,4 +314,24 @@ def _describe() -> "list[Location]":
 
 
 def _warm(args: argparse.Namespace) -> int:
-    raise NotImplementedError(args)
+    from lacuna.workflow.products import open_index
+    from lacuna.workflow.stores import open_store
+
+    store, path = open_store(args.settings), find_tractogram(args)
+    with show_progress(args) as progress:
+        opened = open_index(
+            store,
+            path,
+            grid=report_grid(args, store, path),
+            rule=args.rule,
+            upsample=args.upsample,
+            threads=args.settings.num_threads,
+            progress=progress,
+        )
+    if args.json:
+        print_json({"tractogram": path, "built": opened.built, "entries": dict(opened.keys)})
+    else:
+        state = "built" if opened.built else "was there"
+        print(f"{path}: {opened.n_streamlines} streamlines, index {state}")
+        print_table((product, digest[:12]) for product, digest in opened.keys.items())
+    return 0

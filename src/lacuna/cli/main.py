@@ -65,10 +65,7 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
     for name in commands:
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError:  # XXX until all are there
-            continue
+        module = importlib.import_module(name)
         module.add_parser(subparsers)
         subparsers.choices[name.rpartition(".")[2]].set_defaults(run=module.run)
     return parser

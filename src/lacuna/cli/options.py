@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -23,7 +24,7 @@ def common_options() -> argparse.ArgumentParser:
     return parser
 
 
-def add_threads(parser: argparse.ArgumentParser) -> None:
+def add_threads(parser: argparse._ActionsContainer) -> None:
     """Add ``--threads``; what it says arrives in ``args.settings.num_threads``."""
     parser.add_argument(
         "--threads",
@@ -60,6 +61,13 @@ def duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
+def show_size(n_bytes: int) -> str:
+    """Return a size for reading, such as ``1.4 GB``."""
+    from lacuna.store import size_text
+
+    return size_text(n_bytes)
+
+
 def show_duration(seconds: float) -> str:
     """Return a duration for reading, in its largest whole unit."""
     for unit in ("w", "d", "h", "min"):
@@ -81,8 +89,15 @@ def print_table(rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> 
 
 
 def print_json(value: Any) -> None:
-    """Print a value to stdout as JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """Print a value to stdout as JSON: paths as text, other objects as their attributes."""
+
+    def plain(inner: Any) -> Any:
+        if isinstance(inner, Path):
+            return str(inner)
+        names = inner.__slots__ if hasattr(inner, "__slots__") else vars(inner)
+        return {name: getattr(inner, name) for name in names}
+
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
 
 
 def confirm(question: str) -> bool:
