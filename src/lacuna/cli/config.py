@@ -1,6 +1,7 @@
 """``lacuna config``: show, write and check the configuration."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,21 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("config", help="show, write and check the configuration")
     actions = parser.add_subparsers(metavar="ACTION", required=True, title="actions")
 
-    show = actions.add_parser(
-        "show", parents=[common_options()], help="print every setting, its value and its source"
-    )
-    show.add_argument("--json", action="store_true", help="print JSON")
-    show.set_defaults(action=_show, needs="settings")
+    def add(name: str, action: Callable[[argparse.Namespace], int], needs: str, text: str) -> Any:
+        added = actions.add_parser(name, parents=[common_options()], help=text, description=text)
+        added.set_defaults(action=action, needs=needs)
+        return added
 
-    init = actions.add_parser(
-        "init", parents=[common_options()], help="write a commented configuration file"
-    )
+    show = add("show", _show, "settings", "Print every setting, its value and its source.")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    init = add("init", _init, "nothing", "Write a commented configuration file.")
     init.add_argument(
         "file", nargs="?", type=Path, metavar="FILE", help="where (default: your own, for all runs)"
     )
     init.add_argument("--force", action="store_true", help="overwrite an existing file")
-    init.set_defaults(action=_init, needs="nothing")
-
-    validate = actions.add_parser(
-        "validate", parents=[common_options()], help="check a configuration file"
-    )
-    validate.add_argument("file", type=Path, metavar="FILE")
+    validate = add("validate", _validate, "nothing", "Check a configuration file.")
+    validate.add_argument("file", type=Path, metavar="FILE", help="file to check")
     validate.add_argument("--json", action="store_true", help="print JSON")
-    validate.set_defaults(action=_validate, needs="nothing")
 
 
 def run(args: argparse.Namespace) -> int:
