@@ -52,31 +52,31 @@ def _phantom(points: Sequence[Sequence[float]], segment: str, vertex: str) -> Ph
 PHANTOMS = {
     "along an axis": _phantom([(1, 2, 3), (4, 2, 3)], "123 223 323 423", "123 423"),
     "backwards": _phantom([(4, 2, 3), (1, 2, 3)], "123 223 323 423", "123 423"),
-    "in a face: the lower voxels": _phantom([(1, 2.5, 3), (3, 2.5, 3)], "123 223 323", "123 323"),
-    "in an edge: the lower voxels": _phantom([(1, 2.5, 3.5), (2, 2.5, 3.5)], "123 223", "123 223"),
+    "in a face: the upper voxels": _phantom([(1, 2.5, 3), (3, 2.5, 3)], "133 233 333", "133 333"),
+    "in an edge: the upper voxels": _phantom([(1, 2.5, 3.5), (2, 2.5, 3.5)], "134 234", "134 234"),
     "through corners, all axes up": _phantom([(1, 1, 1), (3, 3, 3)], "111 222 333", "111 333"),
     "through corners, all axes down": _phantom([(3, 3, 3), (1, 1, 1)], "111 222 333", "111 333"),
     "through edges, one axis up and one down": _phantom(
-        [(1, 3, 0), (3, 1, 0)], "130 120 220 210 310", "130 310"
+        [(1, 3, 0), (3, 1, 0)], "130 230 220 320 310", "130 310"
     ),
     "through corners, two axes up and one down": _phantom(
-        [(1, 1, 3), (2, 2, 2)], "113 112 222", "113 222"
+        [(1, 1, 3), (2, 2, 2)], "113 223 222", "113 222"
     ),
-    "ends on a face from below": _phantom([(1, 1, 1), (1.5, 1, 1)], "111", "111"),
-    "ends on a face from above": _phantom([(2, 1, 1), (1.5, 1, 1)], "211 111", "211 111"),
-    "starts on a corner, goes up": _phantom([(1.5, 1.5, 1.5), (2, 2, 2)], "111 222", "111 222"),
+    "ends on a face from below": _phantom([(1, 1, 1), (1.5, 1, 1)], "111 211", "111 211"),
+    "ends on a face from above": _phantom([(2, 1, 1), (1.5, 1, 1)], "211", "211"),
+    "starts on a corner, goes up": _phantom([(1.5, 1.5, 1.5), (2, 2, 2)], "222", "222"),
     "touches a face and turns back": _phantom(
-        [(2, 1, 1), (1.5, 1, 1), (2, 1.25, 1)], "211 111", "211 111"
+        [(1, 1, 1), (1.5, 1, 1), (1, 1.25, 1)], "111 211", "111 211"
     ),
     "a knee": _phantom([(1, 1, 1), (3, 1, 1), (3, 2, 1)], "111 211 311 321", "111 311 321"),
     "outside, through, outside": _phantom(
         [(-3, 7, 7), (11, 7, 7)], "077 177 277 377 477 577 677 777", ""
     ),
-    "in the grid's lower face: outside": _phantom([(1, -0.5, 1), (3, -0.5, 1)], "", ""),
-    "in the grid's upper face: inside": _phantom([(1, 7.5, 1), (2, 7.5, 1)], "171 271", "171 271"),
+    "in the grid's upper face: outside": _phantom([(1, 7.5, 1), (3, 7.5, 1)], "", ""),
+    "in the grid's lower face: inside": _phantom([(1, -0.5, 1), (2, -0.5, 1)], "101 201", "101 201"),
     "past a corner of the grid": _phantom([(-2, 0, 0), (0, -2, 0)], "", ""),
     "twice the same point": _phantom([(4, 4, 4), (4, 4, 4)], "444", "444"),
-    "a single point": _phantom([(2.5, 3, 4)], "234", "234"),
+    "a single point": _phantom([(2.5, 3, 4)], "334", "334"),
     "empty": _phantom([], "", ""),
 }
 

@@ -7,21 +7,21 @@ that ``import lacuna`` costs next to nothing.
 # As typing.TYPE_CHECKING, whose import would cost more than this whole package.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from lacuna.analysis.structural import disconnect as disconnect
     from lacuna.config import load_config as load_config
     from lacuna.errors import LacunaError as LacunaError
     from lacuna.formats import open_tractogram as open_tractogram
     from lacuna.geometry.grid import Grid as Grid
-    from lacuna.workflow.products import open_index as open_index
+    from lacuna.workflow.notebook import disconnect as disconnect
+    from lacuna.workflow.notebook import open_index as open_index
 
     __version__: str
 
 _HOMES = {
     "Grid": "lacuna.geometry.grid",
     "LacunaError": "lacuna.errors",
-    "disconnect": "lacuna.analysis.structural",
+    "disconnect": "lacuna.workflow.notebook",
     "load_config": "lacuna.config",
-    "open_index": "lacuna.workflow.products",
+    "open_index": "lacuna.workflow.notebook",
     "open_tractogram": "lacuna.formats",
 }
 """Public name → the module it lives in."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from itertools import pairwise, product
-from math import ceil
+from math import floor
 
 import numpy as np
 
@@ -62,19 +62,19 @@ def voxel_coordinates(points: FloatArray, grid: Grid) -> list[list[Fraction]]:
 
 
 def boxes_of_points(points: Iterable[Point], shape: Sequence[int]) -> set[Voxel]:
-    """Return the boxes (k − ½, k + ½] that hold points, those outside the shape left out."""
-    voxels = {(ceil(x - HALF), ceil(y - HALF), ceil(z - HALF)) for x, y, z in points}
+    """Return the boxes [k − ½, k + ½) that hold points, those outside the shape left out."""
+    voxels = {(floor(x + HALF), floor(y + HALF), floor(z + HALF)) for x, y, z in points}
     return {voxel for voxel in voxels if _is_inside(voxel, shape)}
 
 
 def boxes_on_polyline(points: Sequence[Point], shape: Sequence[int]) -> set[Voxel]:
-    """Return the boxes (k − ½, k + ½] that hold any point of a polyline, corners included."""
+    """Return the boxes [k − ½, k + ½) that hold any point of a polyline, corners included."""
     found = boxes_of_points(points, shape)
     for start, stop in pairwise(points):
         spans = [
             range(
-                max(ceil(min(start[axis], stop[axis]) - HALF), 0),
-                min(ceil(max(start[axis], stop[axis]) - HALF), shape[axis] - 1) + 1,
+                max(floor(min(start[axis], stop[axis]) + HALF), 0),
+                min(floor(max(start[axis], stop[axis]) + HALF), shape[axis] - 1) + 1,
             )
             for axis in range(3)
         ]
@@ -96,10 +96,10 @@ def _meets_box(start: Point, stop: Point, voxel: Voxel) -> bool:
         low, high = voxel[axis] - HALF, voxel[axis] + HALF
         here, step = start[axis], stop[axis] - start[axis]
         if step == 0:
-            if not low < here <= high:
+            if not low <= here < high:
                 return False
             continue
-        enter, leave = ((low - here) / step, True), ((high - here) / step, False)
+        enter, leave = ((low - here) / step, False), ((high - here) / step, True)
         if step < 0:
             enter, leave = leave, enter
         first = max(first, enter)

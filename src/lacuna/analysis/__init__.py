@@ -1,0 +1,1 @@
+"""Pure functions from an index and a lesion to frozen results."""

@@ -1,7 +1,7 @@
 """Voxel grids: a shape and an affine from voxel indices to mm RAS+.
 
-A voxel is a half-open box around its centre. A point on a face belongs to the voxel on the −x,
-−y, −z side of it *in the world*, never in index order, so that one image stored LAS, RAS or LIA
+A voxel is a half-open box around its centre. A point on a face belongs to the voxel on the +x,
++y, +z side of it *in the world*, never in index order, so that one image stored LAS, RAS or LIA
 gives one answer. Arithmetic is therefore done on the canonical twin of a grid, whose axes point
 towards +x, +y, +z as nearly as the affine allows.
 """

@@ -98,5 +98,10 @@ class Streamlines:
     def _to_world(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.world_from_stored is None:
             return points
-        linear, shift = self.world_from_stored[:3, :3], self.world_from_stored[:3, 3]
-        return (points.astype(np.float64) @ linear.T + shift).astype(np.float32)
+        world = self.world_from_stored
+        x, y, z = points.T.astype(np.float64)
+        # Written out: the kernels sum in this order, and a matrix product may not.
+        moved = [
+            world[i, 0] * x + world[i, 1] * y + world[i, 2] * z + world[i, 3] for i in (0, 1, 2)
+        ]
+        return np.stack(moved, axis=1).astype(np.float32)

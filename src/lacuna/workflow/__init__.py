@@ -1,0 +1,1 @@
+"""Where files, cache and mathematics meet."""

@@ -1,0 +1,55 @@
+"""``lacuna tdi``: the track density of a whole tractogram."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lacuna.cli.options import add_threads, common_options
+from lacuna.cli.tractogram import add_index_options, read_weights, report_grid, show_progress
+
+EXAMPLE = """\
+example:
+  lacuna tdi tractogram.tck density.nii.gz --grid 2 --tractogram-space MNI152NLin6Asym
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``lacuna tdi``."""
+    parser = subparsers.add_parser(
+        "tdi",
+        help="write the track density of a whole tractogram",
+        description="Count for each voxel the streamlines that visit it, or sum their weights.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common_options()],
+    )
+    parser.add_argument("tractogram", type=Path, metavar="TRACTOGRAM", help=".tck, .trk or .trx")
+    parser.add_argument("output", type=Path, metavar="OUT.nii.gz", help="image to write")
+    add_index_options(parser)
+    parser.add_argument(
+        "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
+    )
+    add_threads(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the track density."""
+    from lacuna.formats.nifti import save_map
+    from lacuna.workflow.products import make_tdi
+    from lacuna.workflow.stores import open_store
+
+    store = open_store(args.settings)
+    grid = report_grid(args, store, args.tractogram)
+    with show_progress(args) as progress:
+        tdi = make_tdi(
+            store,
+            args.tractogram,
+            grid=grid,
+            rule=args.rule,
+            upsample=args.upsample,
+            weights=read_weights(args.weights) if args.weights else None,
+            threads=args.settings.num_threads,
+            progress=progress,
+        )
+    save_map(args.output, tdi, grid)
+    return 0

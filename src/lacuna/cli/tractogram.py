@@ -1,0 +1,144 @@
+"""What commands that read a tractogram share: options, its space, its report grid, progress."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lacuna.cli.options import positive
+from lacuna.errors import OptionError
+
+if TYPE_CHECKING:
+    from lacuna.geometry.grid import FloatArray, Grid
+    from lacuna.geometry.space import StatedSpace
+    from lacuna.store import Store
+    from lacuna.workflow.products import Progress
+
+
+def add_index_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the options that say which index is wanted."""
+    parser.add_argument(
+        "--tractogram-space",
+        metavar="S",
+        help="space of the tractogram, such as MNI152NLin6Asym; else as its JSON file says",
+    )
+    parser.add_argument(
+        "--grid",
+        default="2",
+        metavar="REF|1|2",
+        help="grid of the maps: that of an image, or voxels of 1 or 2 mm (default: 2); "
+        "does not change what is cut",
+    )
+    parser.add_argument(
+        "--rule",
+        choices=["segment", "mrtrix", "vertex"],
+        default="segment",
+        help="when a streamline visits a voxel: its line does (default), or as in MRtrix3, or "
+        "only its stored points do",
+    )
+    parser.add_argument(
+        "--upsample", type=positive, metavar="N", help="rule mrtrix: pieces per step of the file"
+    )
+
+
+def option_as_space(args: argparse.Namespace, name: str) -> "StatedSpace | None":
+    """Return the space that an option states."""
+    from lacuna.geometry.space import StatedSpace
+
+    value = getattr(args, name)
+    return StatedSpace(value, f"--{name.replace('_', '-')}") if value else None
+
+
+def setting_as_space(args: argparse.Namespace, key: str) -> "StatedSpace | None":
+    """Return the space that a configuration file states."""
+    from lacuna.geometry.space import StatedSpace
+
+    value = getattr(args.settings, key)
+    return StatedSpace(value, args.settings.sources[key]) if value else None
+
+
+def find_tractogram(args: argparse.Namespace) -> Path:
+    """Return the tractogram that the command line or a configuration file names.
+
+    Raises
+    ------
+    OptionError
+        If neither does.
+    """
+    if args.tractogram is not None:
+        return Path(args.tractogram).absolute()
+    configured: tuple[Path, ...] = args.settings.paths("tractogram")
+    if not configured:
+        raise OptionError(
+            "No tractogram: give --tractogram FILE, or set tractogram in the configuration file."
+        )
+    return configured[0].absolute()
+
+
+def find_space(args: argparse.Namespace, path: Path) -> "StatedSpace | None":
+    """Return the space of a tractogram, as stated by option, beside the file, or configured."""
+    from lacuna.workflow.lesion import tractogram_space
+
+    return tractogram_space(
+        path,
+        option_as_space(args, "tractogram_space"),
+        default_space=setting_as_space(args, "tractogram_space"),
+    )
+
+
+def report_grid(args: argparse.Namespace, store: "Store", path: Path) -> "Grid":
+    """Return the grid that ``--grid`` asks for.
+
+    Without a stated space it is laid over the tractogram's own box.
+    """
+    from lacuna.workflow.products import find_box
+    from lacuna.workflow.report_grid import choose_grid
+
+    space = find_space(args, path)
+    return choose_grid(
+        args.grid,
+        space.name if space else "unstated",
+        lambda: find_box(store, path, threads=args.settings.num_threads),
+    )
+
+
+def read_weights(path: Path) -> "FloatArray":
+    """Return the numbers of a text file, one per streamline.
+
+    Raises
+    ------
+    OptionError
+        If it cannot be read as numbers.
+    """
+    import numpy as np
+
+    try:
+        return np.loadtxt(path, comments="#", ndmin=1).ravel()
+    except (OSError, ValueError) as error:
+        raise OptionError(
+            f"--weights {path} cannot be read as numbers ({error}): one per streamline is needed, "
+            "as SIFT2 writes them."
+        ) from error
+
+
+@contextmanager
+def show_progress(args: argparse.Namespace) -> Iterator["Progress | None"]:
+    """Yield a callback that draws progress bars on stderr, none where nobody would watch."""
+    if args.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    bars: dict[str, TaskID] = {}
+    with Bars(console=Console(stderr=True), transient=True) as display:
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = display.add_task(f"building {what}", total=total)
+            display.update(bars[what], completed=done)
+
+        yield tell

@@ -1,0 +1,137 @@
+"""What `lacuna run snm` does, for a script or a notebook: one index, one lesion, one result."""
+
+import os
+from pathlib import Path
+
+from lacuna.analysis.structural import (
+    DEFAULT_MIN_TDI,
+    Disconnection,
+    Weighting,
+    disconnect_voxels,
+)
+from lacuna.config import current_settings
+from lacuna.formats.nifti import ImageSource
+from lacuna.geometry.grid import FloatArray, Grid
+from lacuna.geometry.space import StatedSpace
+from lacuna.store import Store
+from lacuna.workflow import products
+from lacuna.workflow.lesion import (
+    check_cut,
+    check_overlap,
+    check_spaces,
+    load_lesion,
+    tractogram_space,
+)
+from lacuna.workflow.products import OpenedIndex, Progress
+from lacuna.workflow.report_grid import choose_grid
+from lacuna.workflow.stores import open_store
+
+
+def open_index(
+    tractogram: str | os.PathLike[str],
+    *,
+    space: str | None = None,
+    grid: Grid | str | os.PathLike[str] | float = 2,
+    rule: str = "segment",
+    upsample: int | None = None,
+    threads: int | None = None,
+    store: Store | None = None,
+    progress: Progress | None = None,
+) -> OpenedIndex:
+    """Open the index of a tractogram, from the cache; the first time, build it.
+
+    Parameters
+    ----------
+    tractogram
+        A .tck, .trk or .trx file, or one of the first two compressed.
+    space
+        Template space of its coordinates, such as ``"MNI152NLin6Asym"``, unless its name or the
+        JSON file beside it says.
+    grid
+        Report grid: a grid, an image that has it, or the size of its voxels, mm.
+    rule
+        Mapping rule: segment, mrtrix or vertex; see `lacuna.tractogram.rules`.
+    upsample
+        Rule ``mrtrix`` only: pieces per step; by default as ``tckmap`` would.
+    threads
+        Threads to build with; all that this process may use by default.
+    store
+        Where the index is kept; the cache directory by default.
+    progress
+        Told what is being built, streamlines done, and streamlines in all.
+
+    Raises
+    ------
+    SpaceError
+        If the space is not stated, ambiguous, or stated twice differently.
+    FormatError
+        If the tractogram is broken or of another format.
+    CacheFullError
+        If the index would not fit.
+    """
+    path, settings = Path(tractogram), current_settings()
+    stated = tractogram_space(path, space)
+    name = check_spaces(stated, stated, lesion_name=path.name, tractogram_name=path.name)
+    store = store or open_store()
+    threads = threads or settings.num_threads
+    if not isinstance(grid, Grid):
+        asked = str(grid) if isinstance(grid, float | int) else os.fspath(grid)
+        grid = choose_grid(asked, name, lambda: products.find_box(store, path, threads=threads))
+    source = stated.source if stated else ""
+    return products.open_index(
+        store,
+        path,
+        grid=grid,
+        rule=rule,
+        upsample=upsample,
+        space=StatedSpace(name, source),
+        threads=threads,
+        progress=progress,
+    )
+
+
+def disconnect(
+    index: OpenedIndex,
+    lesion: ImageSource,
+    *,
+    space: str | None = None,
+    min_tdi: int = DEFAULT_MIN_TDI,
+    weights: FloatArray | None = None,
+) -> Disconnection:
+    """Return what a lesion disconnects.
+
+    Parameters
+    ----------
+    index
+        From `open_index`.
+    lesion
+        Binary mask on any grid: a path, a nibabel image, or an array and its affine.
+    space
+        Its template space, unless its BIDS name or sidecar says. It must be the tractogram's.
+    min_tdi
+        Streamlines that a voxel needs to be counted.
+    weights : (n_streamlines,), optional
+        A weight per streamline, such as SIFT2's.
+
+    Returns
+    -------
+    Disconnection
+        Frozen; ``disconnection``, ``cut_tdi``, ``tdi`` and ``coverage`` are volumes on the report
+        grid, ``cut_ids`` the streamlines cut, ``disconnected_pct`` the number to report.
+
+    Raises
+    ------
+    SpaceError
+        If the lesion's space is not stated, or is not the tractogram's.
+    LesionError
+        If it is empty, not binary, not finite, or lies wholly outside the tractogram.
+    """
+    loaded = load_lesion(lesion, space)
+    check_spaces(loaded.space, index.space, lesion_name=loaded.name)
+    check_overlap(loaded, *index.index.parts.box_mm)
+    weighting = None if weights is None else Weighting.of(index.index, weights)
+    result = disconnect_voxels(
+        index.index, loaded.mask, loaded.grid, min_tdi=min_tdi, weighting=weighting
+    )
+    check_cut(loaded, result.n_cut)
+    return result

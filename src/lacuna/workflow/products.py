@@ -1,0 +1,375 @@
+"""How each cached thing is made: from a tractogram to an open index.
+
+Four products, each an entry of its own: ``unpacked`` (compressed tractograms only),
+``streamlines`` and ``hits`` (once per tractogram), ``map`` (once per report grid and rule).
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacuna.errors import CacheEntryError, OptionError
+from lacuna.formats import TractogramFile, needs_unpacking, open_tractogram, unpack
+from lacuna.formats.nifti import save_map
+from lacuna.geometry.grid import FloatArray, Grid
+from lacuna.geometry.space import StatedSpace
+from lacuna.store import Entry, Key, Store, size_text
+from lacuna.tractogram import index as building
+from lacuna.tractogram.index import Hits, Map, Parts
+from lacuna.tractogram.mrtrix import upsampling_ratio
+from lacuna.tractogram.query import Index, check_weights, spread, sum_weights
+from lacuna.tractogram.rules import CODES
+from lacuna.workflow.kernels import keep_kernels
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being built, streamlines done, and streamlines in all."""
+
+TOLERATED_STEP = 0.1
+"""A ``step_size`` further from the median distance of points than this share is stale."""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedIndex:
+    """An index, and where it came from.
+
+    Parameters
+    ----------
+    index
+        What may be asked.
+    file
+        The tractogram it was built from.
+    fingerprint
+        xxh3-128 of the tractogram's content.
+    keys
+        Digest of each cache entry in use, by product.
+    built
+        Whether anything had to be built.
+    space
+        Space of the tractogram, where the caller knows it.
+    """
+
+    index: Index
+    file: TractogramFile
+    fingerprint: str
+    keys: Mapping[str, str]
+    built: bool
+    space: StatedSpace | None = None
+
+    @property
+    def n_streamlines(self) -> int:
+        """Streamlines of the tractogram."""
+        return self.index.n_streamlines
+
+
+class _Products:
+    """The entries of one tractogram in a store."""
+
+    def __init__(
+        self, store: Store, path: Path, threads: int, progress: Progress | None = None
+    ) -> None:
+        keep_kernels()
+        self.store = store
+        self.threads = threads
+        self.progress = progress
+        self.fingerprint = store.fingerprint(path)
+        self.keys: dict[str, str] = {}
+        self.built = False
+        self.name = path.name
+        self.path = self._plain_path(path)
+        self.file, self.parts = self._streamlines()
+
+    def get(
+        self,
+        product: str,
+        make: Callable[[Path], None],
+        check: Callable[[Path], Any],
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        label: str = "",
+        expected_bytes: int | None = None,
+    ) -> Entry:
+        """Return an entry of this tractogram; build it if it is missing."""
+
+        def made(directory: Path) -> None:
+            self.built = True
+            if expected_bytes:
+                where = f"{size_text(expected_bytes)} in {self.store.root} (--cache-dir)"
+                logger.info("building %s of %s: about %s", product, self.name, where)
+            make(directory)
+
+        key = Key(product, parameters or {}, {"tractogram": self.fingerprint}, label or self.name)
+        entry = self.store.get_or_make(
+            key, made, partial(_reopen, check), expected_bytes=expected_bytes
+        )
+        self.keys[product] = entry.digest
+        return entry
+
+    def hits(self) -> Hits:
+        """Return which streamlines meet which lattice cells."""
+        entry = self.get(
+            "hits",
+            lambda directory: building.build_hits(
+                self.file.streamlines,
+                self.parts,
+                directory,
+                threads=self.threads,
+                progress=self.told("hits"),
+            ),
+            lambda directory: building.open_hits(directory, self.parts),
+            label=f"{self.name}, 1 mm lattice",
+            expected_bytes=estimate_bytes(self.parts, 1.0) + 16 * self.parts.lattice.n_voxels,
+        )
+        return building.open_hits(entry.path, self.parts)
+
+    def map(self, grid: Grid, rule: str, upsample: int | None) -> Map:
+        """Return which voxels of a grid each streamline visits."""
+        ratio = self._ratio(grid, rule, upsample)
+        # Under the other rules every orientation of a grid is one entry.
+        asked = grid if rule == "mrtrix" else grid.canonical
+        entry = self.get(
+            "map",
+            lambda directory: _make_map(self, asked, rule, ratio, directory),
+            lambda directory: building.open_map(directory, asked, rule, ratio),
+            parameters={
+                "shape": list(asked.shape),
+                "affine": asked.affine.tolist(),
+                "rule": rule,
+                "upsample": ratio,
+            },
+            label=f"{self.name}, {describe_grid(grid)}, rule {rule}",
+            expected_bytes=estimate_bytes(self.parts, float(np.cbrt(grid.voxel_volume_mm3))),
+        )
+        return building.open_map(entry.path, grid, rule, ratio)
+
+    def _ratio(self, grid: Grid, rule: str, upsample: int | None) -> int:
+        if rule not in CODES:
+            raise OptionError(
+                f"There is no mapping rule {rule!r}; choose one of {', '.join(CODES)}."
+            )
+        if rule == "mrtrix":
+            return upsample if upsample is not None else _ratio_of(self.file, grid)
+        if upsample is not None:
+            raise OptionError(f"Upsampling is part of rule mrtrix only, not of rule {rule}.")
+        return 1
+
+    def told(self, what: str) -> building.Progress | None:
+        """Return the callback of one pass."""
+        return None if self.progress is None else partial(self.progress, what)
+
+    def _plain_path(self, path: Path) -> Path:
+        if not needs_unpacking(path):
+            return path
+        entry = self.get(
+            "unpacked",
+            lambda directory: _unpack_into(path, directory),
+            lambda directory: open_tractogram(_only_file(directory)),
+            label=f"{path.name}, unpacked",
+        )
+        return _only_file(entry.path)
+
+    def _streamlines(self) -> tuple[TractogramFile, Parts]:
+        opened: list[TractogramFile] = []
+
+        def make(directory: Path) -> None:
+            opened.append(open_tractogram(self.path))
+            for warning in opened[0].warnings:
+                logger.warning("%s: %s", self.name, warning)
+            building.build_streamlines(
+                opened[0].streamlines,
+                directory,
+                threads=self.threads,
+                progress=self.told("streamlines"),
+            )
+
+        entry = self.get("streamlines", make, building.open_streamlines)
+        parts = building.open_streamlines(entry.path)
+        if not opened:
+            opened.append(open_tractogram(self.path, (parts.firsts, parts.counts)))
+        return opened[0], parts
+
+
+def open_index(
+    store: Store,
+    tractogram: Path,
+    *,
+    grid: Grid,
+    rule: str = "segment",
+    upsample: int | None = None,
+    space: StatedSpace | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> OpenedIndex:
+    """Open the index of a tractogram; build in the store what is missing of it.
+
+    Parameters
+    ----------
+    store
+        Where it is kept.
+    tractogram
+        A .tck, .trk or .trx file, or one of the first two compressed.
+    grid
+        Report grid, any shape and affine.
+    rule
+        As in `lacuna.tractogram.rules`.
+    upsample
+        Rule ``mrtrix`` only: pieces per step; by default as ``tckmap`` would, from the file.
+    space
+        Space of the tractogram, kept for whoever compares it with a lesion's.
+    threads
+        Threads to build with.
+    progress
+        Told how far each pass is.
+
+    Raises
+    ------
+    OptionError
+        If there is no such rule, or it lacks the upsampling that it needs.
+    FormatError
+        If the tractogram is broken or of another format.
+    CacheFullError
+        If the index would not fit.
+    """
+    products = _Products(store, Path(tractogram), threads, progress)
+    mapped = products.map(grid, rule, upsample)
+    index = Index(products.file.streamlines, products.parts, products.hits(), mapped)
+    return OpenedIndex(
+        index, products.file, products.fingerprint, products.keys, products.built, space
+    )
+
+
+def make_tdi(
+    store: Store,
+    tractogram: Path,
+    *,
+    grid: Grid,
+    rule: str = "segment",
+    upsample: int | None = None,
+    weights: FloatArray | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
+) -> NDArray[np.int32] | NDArray[np.float32]:
+    """Return the track density of a whole tractogram.
+
+    Parameters
+    ----------
+    store, tractogram, grid, rule, upsample, threads, progress
+        As in `open_index`.
+    weights : (n_streamlines,), optional
+        Summed instead of counting 1 for each streamline.
+
+    Returns
+    -------
+    grid.shape
+        Integer counts; sums with weights.
+    """
+    products = _Products(store, Path(tractogram), threads, progress)
+    mapped = products.map(grid, rule, upsample)
+    if weights is None:
+        return spread(mapped, mapped.tdi.astype(np.int32))
+    order = products.parts.order
+    chosen = check_weights(weights, len(order))[order]
+    ranks = np.arange(len(order), dtype=np.int64)
+    return spread(mapped, sum_weights(mapped, ranks, chosen).astype(np.float32))
+
+
+def find_box(store: Store, tractogram: Path, *, threads: int = 1) -> tuple[FloatArray, FloatArray]:
+    """Return the corners, mm RAS+, of the box that holds all points of a tractogram."""
+    low, high = _Products(store, Path(tractogram), threads).parts.box_mm
+    return low, high
+
+
+def estimate_bytes(parts: Parts, voxel_size_mm: float) -> int:
+    """Return about how large the lists of visited voxels will be.
+
+    A line of random direction crosses 1.5 faces of unit voxels per unit of length.
+    """
+    length = float(parts.lengths_mm.sum(dtype=np.float64))
+    return int(4 * (1.5 * length / voxel_size_mm + len(parts.order)))
+
+
+def describe_grid(grid: Grid) -> str:
+    """Return a grid's shape and voxel size in words."""
+    sizes = sorted({f"{size:g}" for size in np.round(grid.voxel_sizes_mm, 3)})
+    return f"{' × '.join(map(str, grid.shape))} voxels of {' × '.join(sizes)} mm"
+
+
+def _make_map(products: _Products, grid: Grid, rule: str, ratio: int, directory: Path) -> None:
+    streamlines, parts = products.file.streamlines, products.parts
+    building.build_map(
+        streamlines,
+        parts,
+        grid,
+        directory,
+        rule=rule,
+        upsample=ratio,
+        threads=products.threads,
+        progress=products.told("map"),
+    )
+    mapped = building.open_map(directory, grid, rule, ratio)
+    tdi = np.zeros(grid.n_voxels, np.int32)
+    tdi[mapped.voxels] = mapped.tdi
+    stored = grid.orientation.from_canonical(tdi.reshape(grid.canonical.shape))
+    save_map(directory / "tdi.nii.gz", stored, grid)
+
+
+def _ratio_of(file: TractogramFile, grid: Grid) -> int:
+    """Return the upsampling that ``tckmap`` would choose, and say where that is doubtful."""
+    if file.format != "tck":
+        raise OptionError(
+            f"Rule mrtrix divides steps by the step_size line of a .tck header, and "
+            f"{file.path.name} has none: say --upsample N (1: points as stored)."
+        )
+    ratio = upsampling_ratio(file.step_size_mm, grid)
+    median = _median_step_mm(file)
+    if file.step_size_mm is None:
+        logger.warning(
+            "%s states no step_size, so that rule mrtrix, like tckmap, takes its points as they "
+            "are, %.2f mm apart: --upsample N would divide the steps.",
+            file.path.name,
+            median,
+        )
+    elif abs(file.step_size_mm - median) > TOLERATED_STEP * median:
+        logger.warning(
+            "%s states a step_size of %g mm, but its points are %.2f mm apart: it may have been "
+            "resampled since. Rule mrtrix, like tckmap, believes the header; see --upsample.",
+            file.path.name,
+            file.step_size_mm,
+            median,
+        )
+    return ratio
+
+
+def _median_step_mm(file: TractogramFile) -> float:
+    n = len(file.streamlines)
+    points, offsets = file.streamlines.gather(np.unique(np.linspace(0, n - 1, 1000).astype(int)))
+    steps = np.sqrt((np.diff(points.astype(np.float64), axis=0) ** 2).sum(axis=1))
+    within = np.ones(len(steps), bool)
+    between = offsets[1:-1] - 1
+    within[between[(between >= 0) & (between < len(steps))]] = False
+    return float(np.median(steps[within])) if within.any() else 0.0
+
+
+def _reopen(check: Callable[[Path], Any], directory: Path) -> None:
+    check(directory)
+
+
+def _unpack_into(path: Path, directory: Path) -> None:
+    unpack(path, directory)
+
+
+def _only_file(directory: Path) -> Path:
+    found = [path for path in sorted(directory.iterdir()) if path.name != "meta.json"]
+    if len(found) != 1:
+        raise CacheEntryError(
+            f"{directory} should hold one unpacked tractogram, not {len(found)} files: remove it "
+            "with `lacuna cache clear`."
+        )
+    return found[0]
