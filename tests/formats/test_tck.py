@@ -1,4 +1,5 @@
 import gzip
+import re
 import subprocess
 
 import nibabel as nib
@@ -141,15 +142,25 @@ def test_open_tck__cut_off_in_the_header_is_truncated(write_tck, polylines):
         open_tractogram(path)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, np.float32(1e30)])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_open_tck__one_coordinate_that_is_not_finite_is_located(write_tck, polylines, value, axis):
     first = next(i for i, p in enumerate(polylines) if len(p) > 3)
     point = sum(len(p) + 1 for p in polylines[:first]) + 1
     polylines[first][1, axis] = value
     path = write_tck(polylines)
-    with pytest.raises(FormatError, match=rf"coordinate of point {point} \(byte \d+\) is {value}"):
+    with pytest.raises(
+        FormatError, match=rf"coordinate of point {point} \(byte \d+\) is {re.escape(f'{value:g}')}"
+    ):
         open_tractogram(path)
+
+
+@pytest.mark.parametrize("triple", [[1e30] * 3, [np.nan, np.inf, np.nan], [np.inf, np.nan, 0]])
+def test_open_tck__three_odd_numbers_are_no_delimiter(write_tck, polylines, triple):
+    first = next(i for i, p in enumerate(polylines) if len(p) > 3)
+    polylines[first][1] = triple
+    with pytest.raises(FormatError, match="is damaged"):
+        open_tractogram(write_tck(polylines))
 
 
 def test_open_tck__no_streamlines_is_an_error(write_tck):

@@ -8,7 +8,7 @@ import pytest
 
 from lacuna.errors import FormatError
 from lacuna.formats import needs_unpacking, open_tractogram, unpack
-from lacuna.formats.tractogram_file import find_non_finite
+from lacuna.formats.tractogram_file import find_impossible
 
 
 def test_open_tractogram__four_encodings_give_the_same_streamlines(shared_data):
@@ -92,10 +92,10 @@ def test_unpack__a_damaged_trx_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("words_at_once", [1, 3, 7, 100])
-def test_find_non_finite__edges_of_the_scan_hide_nothing(words_at_once):
+def test_find_impossible__edges_of_the_scan_hide_nothing(words_at_once):
     words = np.zeros(30, ">f4")
     words[[0, 2, 3, 6, 7, 29]] = np.nan
-    assert find_non_finite(words, words_at_once).tolist() == [0, 2, 3, 6, 7, 29]
+    assert find_impossible(words, words_at_once).tolist() == [0, 2, 3, 6, 7, 29]
 
 
 def test_import__brings_in_neither_nibabel_nor_numba():

@@ -29,6 +29,13 @@ GZIP_LEVEL = 1
 """Maps are mostly zeros: higher levels cost ten times the time for a few per cent."""
 
 
+_READ_ERRORS = (
+    *(ImageFileError, HeaderDataError, gzip.BadGzipFile, zlib.error),
+    *(EOFError, OverflowError, ValueError),
+)
+"""What nibabel lets through from a damaged file."""
+
+
 @dataclass(frozen=True, eq=False)
 class Image(Generic[Stored]):
     """An image as it is stored.
@@ -197,7 +204,7 @@ def _open(path: Path) -> SpatialImage:
         image = nibabel.load(path)
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}. Check the path.") from error
-    except (ImageFileError, HeaderDataError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except _READ_ERRORS as error:
         raise FormatError(
             f"{path} cannot be read as an image ({error}). Copy it again, or convert it to NIfTI."
         ) from error
@@ -209,7 +216,7 @@ def _open(path: Path) -> SpatialImage:
 def _values(image: SpatialImage, name: str) -> NDArray[Any]:
     try:
         return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except (OSError, *_READ_ERRORS) as error:
         raise FormatError(
             f"{name} is truncated or damaged ({error}). Copy or write it again."
         ) from error

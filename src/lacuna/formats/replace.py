@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
+
+from lacuna.utils.owner import PROCESS, current_owner, unique_name
+
+MAX_NAME_CHARACTERS = 150
+"""Of the name kept in a temporary one: file systems allow 255 bytes in all."""
 
 
 @contextmanager
@@ -24,8 +28,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     # The name begins with a dot and keeps no known extension: no search for images or
-    # tractograms finds a file that is being written.
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
+    # tractograms finds a file that is being written. It says whose it is.
+    mark = unique_name(current_owner().token, PROCESS)
+    beside = path.with_name(f".{path.name[:MAX_NAME_CHARACTERS]}.{mark}.part")
     try:
         with beside.open("xb") as stream:
             yield stream

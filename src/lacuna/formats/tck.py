@@ -14,7 +14,7 @@ from lacuna.formats.tractogram_file import (
     TractogramFile,
     check_placement,
     check_spans,
-    find_non_finite,
+    find_impossible,
     map_bytes,
 )
 from lacuna.geometry.grid import FloatArray, IntArray
@@ -164,20 +164,24 @@ def _find_streamlines(
     header: Mapping[str, str],
     warnings: list[str],
 ) -> Spans:
-    at = find_non_finite(words)
+    at = find_impossible(words)
     values = words[at]
     infinite = np.flatnonzero(np.isinf(values) & (at % 3 == 0))
     # What follows the end marker is not looked at, as in MRtrix3.
     last = int(infinite[0]) + 3 if len(infinite) else len(at)
     at, values = at[:last], values[:last]
-    triples = at[: len(at) // 3 * 3].reshape(-1, 3)
+    n_triples = len(at) // 3
+    triples = at[: 3 * n_triples].reshape(-1, 3)
     good = (triples[:, 0] % 3 == 0) & (triples[:, 2] - triples[:, 0] == 2)
+    kinds = np.isnan(values) + 2 * np.isinf(values)
+    kinds = kinds[: 3 * n_triples].reshape(-1, 3)
+    good &= (kinds[:, 0] > 0) & (kinds == kinds[:, :1]).all(axis=1)
     if len(at) % 3 or not good.all():
         wrong = int(at[3 * int(np.argmin(good))]) if not good.all() else int(at[-1])
         raise FormatError(
             f"{path}: a coordinate of point {wrong // 3} (byte "
-            f"{start + wrong * words.dtype.itemsize}) is {words[wrong]}, the others of that point "
-            "are not: the file is damaged, or its “datatype” or “file” line is wrong."
+            f"{start + wrong * words.dtype.itemsize}) is {words[wrong]:g}, the others of that "
+            "point are not like it: the file is damaged, or its “datatype” or “file” line is wrong."
         )
     ends = triples[:, 0] // 3
     if not len(infinite):

@@ -18,6 +18,9 @@ ByteArray = NDArray[np.uint8]
 Spans = tuple[NDArray[np.int64], NDArray[np.int64]]
 """First words and point counts of all streamlines, as `Streamlines` has them."""
 
+MAX_COORDINATE_MM = 1e6
+"""What is larger is no length but damage, and would make a grid without end."""
+
 BRAIN_BOX_MM = np.array([[-105.0, -145.0, -95.0], [105.0, 110.0, 125.0]])
 """Low and high corner of a box that holds every adult brain with its origin near the anterior
 commissure, as in all template spaces."""
@@ -109,8 +112,8 @@ def broken_gzip(path: Path, error: Exception) -> FormatError:
     )
 
 
-def find_non_finite(words: NDArray[np.floating], words_at_once: int = 3 << 18) -> NDArray[np.int64]:
-    """Return where numbers are NaN or infinite.
+def find_impossible(words: NDArray[np.floating], words_at_once: int = 3 << 16) -> NDArray[np.int64]:
+    """Return where numbers are NaN, infinite or beyond a kilometre, as no coordinate is.
 
     Parameters
     ----------
@@ -120,10 +123,11 @@ def find_non_finite(words: NDArray[np.floating], words_at_once: int = 3 << 18) -
         Looked at in one go: few enough to stay in the processor's cache.
     """
     found = [np.empty(0, np.int64)]
+    limit = np.float32(MAX_COORDINATE_MM)  # a Python float would overflow beside float16
     for start in range(0, len(words), words_at_once):
-        finite = np.isfinite(words[start : start + words_at_once])
-        if not finite.all():
-            found.append(np.flatnonzero(~finite) + start)
+        possible = np.abs(words[start : start + words_at_once]) < limit
+        if not possible.all():
+            found.append(np.flatnonzero(~possible) + start)
     return np.concatenate(found)
 
 
@@ -156,7 +160,7 @@ def sample_points(streamlines: Streamlines) -> NDArray[np.float32]:
 
 def check_placement(streamlines: Streamlines) -> list[str]:
     """Return warnings about points that are not where a brain in mm would be."""
-    points = sample_points(streamlines)
+    points = sample_points(streamlines).astype(np.float64)
     if not len(points):
         return ["None of the streamlines looked at has any points."]
     extent = float(np.ptp(points, axis=0).max())

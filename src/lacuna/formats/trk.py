@@ -21,7 +21,7 @@ from lacuna.formats.tractogram_file import (
     check_placement,
     check_spans,
     describe_box,
-    find_non_finite,
+    find_impossible,
     map_bytes,
     sample_points,
 )
@@ -129,7 +129,7 @@ def _read_header(path: Path, data: ByteArray) -> np.void:
 
 def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> FloatArray:
     sizes = fields["voxel_sizes"].astype(np.float64)
-    if not (np.isfinite(sizes) & (sizes > 0)).all():
+    if not ((sizes > 1e-3) & (sizes < 1e3)).all():
         raise FormatError(
             f"{path}: the header gives voxel sizes of {sizes.tolist()} mm, so the points have no "
             "place in the world. Write it again with its reference image."
@@ -141,8 +141,13 @@ def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> Floa
             "orientation. Write the file again with its reference image, for example with nibabel."
         )
         affine = np.diag([*sizes, 1.0])
-    elif not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise FormatError(f"{path}: the header's vox_to_ras is singular: {affine.tolist()}.")
+    elif (
+        not (np.abs(affine) < 1e6).all()
+        or np.abs(affine[3] - [0, 0, 0, 1]).max() > 1e-3
+        or not 1e-9 < abs(np.linalg.det(affine[:3, :3])) < 1e9
+    ):
+        raise FormatError(f"{path}: the header's vox_to_ras is no affine: {affine.tolist()}.")
+    affine[3] = 0, 0, 0, 1
     corner = np.diag([*(1 / sizes), 1.0])
     corner[:3, 3] = CORNER_TO_CENTRE
     order = fields["voxel_order"].decode("latin-1").strip("\0 ").upper()
@@ -246,7 +251,7 @@ def _record_error(path: Path, end: int, n: int, i: int, n_words: int) -> FormatE
 def _check_finite(path: Path, streamlines: Streamlines) -> None:
     # Counts of points and properties are among the words: a small integer read as float is
     # finite, and what is not is looked at more closely.
-    at = find_non_finite(streamlines.words)
+    at = find_impossible(streamlines.words)
     if not len(at):
         return
     i = np.searchsorted(streamlines.firsts, at, side="right") - 1
@@ -256,8 +261,8 @@ def _check_finite(path: Path, streamlines: Streamlines) -> None:
     if len(bad):
         point = int((at[bad[0]] - streamlines.firsts[i[bad[0]]]) // streamlines.stride)
         raise FormatError(
-            f"{path}: point {point} of streamline {i[bad[0]]} has a coordinate that is NaN or "
-            "infinite. Remove such streamlines, or write the file again."
+            f"{path}: point {point} of streamline {i[bad[0]]} has a coordinate that is NaN, "
+            "infinite or beyond a kilometre. Remove such streamlines, or write the file again."
         )
 
 

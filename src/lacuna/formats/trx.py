@@ -18,7 +18,7 @@ from lacuna.formats.tractogram_file import (
     TractogramFile,
     check_placement,
     check_spans,
-    find_non_finite,
+    find_impossible,
 )
 from lacuna.geometry.grid import FloatArray, Grid, IntArray
 from lacuna.geometry.streamlines import Streamlines
@@ -53,12 +53,13 @@ def open_trx(path: Path, spans: Spans | None = None) -> TractogramFile:
     offsets = _read_offsets(path, members, header, len(points))
     words = points.reshape(-1)
     if spans is None:
-        bad = find_non_finite(words)
+        bad = find_impossible(words)
         if len(bad):
             i = int(np.searchsorted(offsets, bad[0] // 3, side="right")) - 1
             raise FormatError(
                 f"{path}: point {bad[0] // 3 - offsets[i]} of streamline {i} has a coordinate that "
-                "is NaN or infinite. Remove such streamlines, or write the file again."
+                "is NaN, infinite or beyond a kilometre. Remove such streamlines, or write the "
+                "file again."
             )
     streamlines = Streamlines(words, offsets[:-1] * 3, np.diff(offsets))
     check_spans(path, streamlines)
@@ -76,7 +77,7 @@ def open_trx(path: Path, spans: Spans | None = None) -> TractogramFile:
 def is_deflated(path: Path) -> bool:
     """Tell whether any array of an archive is compressed, so that it cannot be mapped."""
     with _open_zip(path) as archive:
-        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+        return any(member.compress_type != zipfile.ZIP_STORED for member in _list(path, archive))
 
 
 def store_plain(path: Path, target: Path) -> None:
@@ -92,17 +93,12 @@ def store_plain(path: Path, target: Path) -> None:
         replacing(target) as stream,
         zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as plain,
     ):
-        for member in archive.infolist():
-            if member.is_dir():
-                continue
+        for member in _list(path, archive):
             info = _plain_info(member.filename)
             info.file_size = member.file_size
-            try:
-                with archive.open(member) as source, plain.open(info, "w") as sink:
-                    while block := source.read(1 << 22):
-                        sink.write(block)
-            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-                raise _damaged(path, member.filename, error) from error
+            with plain.open(info, "w") as sink:
+                for block in _inflate(path, archive, member):
+                    sink.write(block)
 
 
 def save_trx(
@@ -146,10 +142,10 @@ def save_trx(
         "offsets.uint64": offsets.astype("<u8"),
     }
     for name, ids in (groups or {}).items():
-        arrays[f"groups/{name}.uint32"] = np.asarray(ids).astype("<u4")
+        arrays[f"groups/{name.replace('/', '_')}.uint32"] = np.asarray(ids).astype("<u4")
     for name, values in (per_streamline or {}).items():
         width = f".{values.shape[1]}" if values.ndim == 2 else ""
-        arrays[f"dps/{name}{width}.float32"] = np.asarray(values).astype("<f4")
+        arrays[f"dps/{name.replace('/', '_')}{width}.float32"] = np.asarray(values).astype("<f4")
     compression = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
     with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
         contents = {"header.json": json.dumps(header).encode()}
@@ -168,11 +164,32 @@ def _plain_info(name: str) -> zipfile.ZipInfo:
 def _open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise FormatError(
             f"{path} is no readable zip archive ({error}): it is truncated, or no .trx file. "
             "Copy or download it again."
         ) from error
+
+
+def _list(path: Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    members = [info for info in archive.infolist() if not info.filename.endswith("/")]
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise FormatError(
+                f"{path}: {member.filename} is compressed by method {member.compress_type}; "
+                "only stored and deflated arrays can be read. Pack the file again."
+            )
+    return members
+
+
+def _inflate(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """Yield the content of a member; errors here are never those of whoever writes it."""
+    try:
+        with archive.open(member) as source:
+            while block := source.read(1 << 22):
+                yield block
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        raise _damaged(path, member.filename, error) from error
 
 
 def _damaged(path: Path, name: str, error: object) -> FormatError:
@@ -190,16 +207,14 @@ def _folder_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
 def _zip_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
     with _open_zip(path) as archive:
         mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))
-        for member in archive.infolist():
-            if member.is_dir() or member.filename.startswith(("dpv/", "dpg/")):
+        for member in _list(path, archive):
+            if member.filename.startswith(("dpv/", "dpg/")):
                 continue
             if member.compress_type == zipfile.ZIP_STORED:
                 yield member.filename, _stored_bytes(path, mapped, member)
-                continue
-            try:
-                yield member.filename, np.frombuffer(archive.read(member), np.uint8)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-                raise _damaged(path, member.filename, error) from error
+            else:
+                content = b"".join(_inflate(path, archive, member))
+                yield member.filename, np.frombuffer(content, np.uint8)
 
 
 def _stored_bytes(path: Path, mapped: ByteArray, member: zipfile.ZipInfo) -> ByteArray:
@@ -236,12 +251,13 @@ def _arrays(
         place = PurePosixPath(file)
         if place.parent.as_posix() != folder:
             continue
-        name, *middle, kind = place.name.split(".")
+        name, _, kind = place.name.rpartition(".")
         if kind not in DTYPES:
             continue
         dtype = np.dtype(kind).newbyteorder("<")
-        width = int(middle[-1]) if middle and middle[-1].isdigit() else 1
-        if len(data) % (dtype.itemsize * width):
+        stem, _, digits = name.rpartition(".")
+        name, width = (stem, int(digits)) if stem and digits.isdecimal() else (name, 1)
+        if not width or len(data) % (dtype.itemsize * width):
             raise _damaged(path, file, f"{len(data)} bytes are no whole rows of {width} {kind}")
         array = data.view(dtype)
         yield name, array.reshape(-1, width) if width > 1 else array
