@@ -4,8 +4,9 @@ import argparse
 import re
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lacuna.cli.options import add_threads, common_options, positive
 from lacuna.errors import LacunaError, OptionError, SpaceError
@@ -125,7 +126,75 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
+class Finished(NamedTuple):
+    """A run that came to its end.
+
+    Parameters
+    ----------
+    plan
+        What was to be done.
+    opened
+        The index that was asked.
+    outcomes
+        What became of each lesion.
+    index_seconds, lesion_seconds
+        Time for the index, and for everything after it.
+    """
+
+    plan: "BatchPlan"
+    opened: "OpenedIndex"
+    outcomes: "tuple[Outcome, ...]"
+    index_seconds: float
+    lesion_seconds: float
+
+
 def _run_snm(args: argparse.Namespace) -> int:
+    from itertools import chain, repeat
+
+    from lacuna.bids.derivatives import format_value
+
+    headers = chain(["\t".join(COLUMNS) + "\n"], repeat(""))
+
+    def tell(outcome: "Outcome") -> None:
+        if outcome.error is not None:
+            _complain(outcome.outputs.lesion.path.name, outcome.error)
+            return
+        row = "\t".join(format_value(outcome.summary[column]) for column in COLUMNS)
+        print(next(headers) + row, flush=True)
+
+    done = map_lesions(args, [Path(sys.argv[0]).name, *sys.argv[1:]], tell)
+    return 0 if done is None else _conclude(args, done)
+
+
+def map_lesions(
+    args: argparse.Namespace,
+    command: Sequence[str],
+    tell: "Callable[[Outcome], None] | None" = None,
+) -> Finished | None:
+    """Do what the arguments of ``lacuna run snm`` ask for.
+
+    Parameters
+    ----------
+    args
+        As parsed, with the settings.
+    command
+        What the record says was run.
+    tell
+        Called with what became of each lesion, as soon as it is known.
+
+    Returns
+    -------
+    Finished or None
+        None if only the plan was wanted.
+    """
+    store, plan, template = _plan(args, command)
+    _say(args, str(plan))
+    return None if args.dry_run else _execute(args, store, plan, template, tell)
+
+
+def _plan(
+    args: argparse.Namespace, command: Sequence[str]
+) -> "tuple[Store, BatchPlan, Background | None]":
     from lacuna.bids.dataset import find_lesions
     from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.batch import Choices, plan_batch, screen
@@ -151,13 +220,8 @@ def _run_snm(args: argparse.Namespace) -> int:
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, name)
     store = open_store(args.settings)
-    record = _describe_run(args, store, path, StatedSpace(name, space.source))
-    plan = plan_batch(listing, args.output_dir, record, choices)
-    _say(args, str(plan))
-    if args.dry_run:
-        return 0
-    outcomes = _execute(args, store, plan, template)
-    return _conclude(args, plan, outcomes)
+    record = _describe_run(args, command, store, path, StatedSpace(name, space.source))
+    return store, plan_batch(listing, args.output_dir, record, choices), template
 
 
 def _find_tractogram(args: argparse.Namespace) -> Path:
@@ -186,7 +250,11 @@ def _setting_as_space(args: argparse.Namespace, key: str) -> "StatedSpace | None
 
 
 def _describe_run(
-    args: argparse.Namespace, store: "Store", path: Path, space: "StatedSpace"
+    args: argparse.Namespace,
+    command: Sequence[str],
+    store: "Store",
+    path: Path,
+    space: "StatedSpace",
 ) -> "RunRecord":
     """Return what all results will share; the index is not opened yet."""
     from lacuna.workflow.products import find_box
@@ -195,7 +263,7 @@ def _describe_run(
 
     threads = args.settings.num_threads
     return RunRecord(
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=command,
         rule=args.rule,
         upsample=args.upsample,
         min_tdi=args.min_tdi,
@@ -212,8 +280,12 @@ def _describe_run(
 
 
 def _execute(
-    args: argparse.Namespace, store: "Store", plan: "BatchPlan", template: "Background | None"
-) -> "tuple[Outcome, ...]":
+    args: argparse.Namespace,
+    store: "Store",
+    plan: "BatchPlan",
+    template: "Background | None",
+    tell: "Callable[[Outcome], None] | None",
+) -> Finished:
     from dataclasses import replace
 
     from lacuna.workflow.batch import execute
@@ -228,18 +300,19 @@ def _execute(
         upsample=record.upsample,
         threads=record.threads,
     )
-    seconds = time.perf_counter() - start
+    index_seconds = time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
-    _say(args, f"index of {opened.n_streamlines} streamlines {whence}: {seconds:.2f} s")
+    _say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
     record = replace(record, n_streamlines=opened.n_streamlines, cache_keys=opened.keys)
-    print("\t".join(COLUMNS))
-    return execute(
-        replace(plan, record=record),
+    plan, start = replace(plan, record=record), time.perf_counter()
+    outcomes = execute(
+        plan,
         opened.index,
         weighting=_read_weights(args, opened),
         draw=None if args.no_figures else _figures(record, template),
-        on_outcome=lambda outcome: _tell(outcome),
+        on_outcome=tell,
     )
+    return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)
 
 
 def _read_weights(args: argparse.Namespace, opened: "OpenedIndex") -> "Weighting | None":
@@ -300,23 +373,17 @@ def _figures(record: "RunRecord", template: "Background | None") -> "Draw":
     return draw
 
 
-def _tell(outcome: "Outcome") -> None:
-    from lacuna.bids.derivatives import format_value
-
-    if outcome.error is None:
-        print("\t".join(format_value(outcome.summary[column]) for column in COLUMNS), flush=True)
-    else:
-        kind = "" if isinstance(outcome.error, LacunaError) else f"{type(outcome.error).__name__}: "
-        name = outcome.outputs.lesion.path.name
-        print(f"lacuna: error: {name}: {kind}{outcome.error}", file=sys.stderr)
+def _complain(name: str, error: Exception) -> None:
+    kind = "" if isinstance(error, LacunaError) else f"{type(error).__name__}: "
+    print(f"lacuna: error: {name}: {kind}{error}", file=sys.stderr)
 
 
-def _conclude(args: argparse.Namespace, plan: "BatchPlan", outcomes: "tuple[Outcome, ...]") -> int:
-    n_failed = sum(outcome.error is not None for outcome in outcomes)
-    n_done = len(outcomes) - n_failed
-    _say(args, f"{n_done} of {len(outcomes)} lesions done, results in {plan.output_dir}")
+def _conclude(args: argparse.Namespace, done: Finished) -> int:
+    n = len(done.outcomes)
+    n_failed = sum(outcome.error is not None for outcome in done.outcomes)
+    _say(args, f"{n - n_failed} of {n} lesions done, results in {done.plan.output_dir}")
     if n_failed:
-        print(f"lacuna: error: {n_failed} of {len(outcomes)} lesions failed", file=sys.stderr)
+        print(f"lacuna: error: {n_failed} of {n} lesions failed", file=sys.stderr)
     return 1 if n_failed else 0
 
 

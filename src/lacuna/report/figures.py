@@ -200,7 +200,8 @@ def _draw(
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
 
-    lines = "\n".join(textwrap.fill(line, 150) for line in caption.splitlines())
+    text = f"{caption}\nBackground: {background.caption.rstrip('.')}."
+    lines = "\n".join(textwrap.fill(line, 150) for line in text.splitlines())
     figure = Figure(figsize=(10, 7.4 + 0.16 * lines.count("\n")), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     colours = _colours(LinearSegmentedColormap)
@@ -215,8 +216,9 @@ def _draw(
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     _draw_mosaic(figure, planes, values)
-    figure.text(0.01, 0.965, title, fontsize=11, weight="bold", va="center")
-    figure.text(0.01, 0.012, f"{lines}\nBackground: {background.caption}.", fontsize=7.5)
+    size = 11 if len(title) <= 95 else 8
+    figure.text(0.01, 0.965, title, fontsize=size, weight="bold", va="center")
+    figure.text(0.01, 0.012, lines, fontsize=7.5)
     png = io.BytesIO()
     # Without this the file would carry matplotlib's version, and differ between machines.
     figure.savefig(png, format="png", metadata={"Software": None})
@@ -296,9 +298,12 @@ class _Planes:
         return points
 
     def extent_z(self, values: Volume) -> tuple[float, float]:
-        """Lowest and highest z to show, mm: where the map is, else the whole box."""
-        low, high = _box([values]) if values.array.any() else (self.low, self.high)
-        return float(low[2]) + MARGIN_MM, float(high[2]) - MARGIN_MM
+        """Lowest and highest z to show, mm: where 96 % of the map is, else the whole box."""
+        voxels = np.argwhere(values.array)
+        if not len(voxels):
+            return float(self.low[2]) + MARGIN_MM, float(self.high[2]) - MARGIN_MM
+        low, high = np.percentile(values.grid.to_world(voxels)[:, 2], [2, 98])
+        return float(low), float(high)
 
     def draw(self, axes: Axes, axis: int, at_mm: float, *, is_large: bool) -> None:
         """Draw the plane at a coordinate of one world axis."""
