@@ -22,9 +22,14 @@ def test_replacing__the_old_file_stands_until_the_new_one_is_whole(tmp_path):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
 def test_replacing__what_was_begun_is_removed_on_any_exception(tmp_path, error):
     path = tmp_path / "a.tck"
-    with pytest.raises(error), replacing(path) as stream:
-        stream.write(b"half")
-        raise error
+
+    def write_half():
+        with replacing(path) as stream:
+            stream.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert not list(tmp_path.iterdir())
 
 

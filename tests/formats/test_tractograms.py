@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import subprocess
 import sys
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 
 from lacuna.errors import FormatError
-from lacuna.formats import needs_unpacking, open_tractogram, unpack
+from lacuna.formats import needs_unpacking, open_tractogram, save_tck, save_trx, unpack
 from lacuna.formats.tractogram_file import find_impossible
+from lacuna.geometry.grid import Grid
 
 
 def test_open_tractogram__four_encodings_give_the_same_streamlines(shared_data):
@@ -102,3 +104,32 @@ def test_import__brings_in_neither_nibabel_nor_numba():
     code = "import sys, lacuna.formats; print({'nibabel', 'numba', 'scipy'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("name", ["a.tck", "a.trk", "a.trx", "deflated.trx"])
+def test_open_tractogram__damage_anywhere_is_a_format_error_or_harmless(
+    tmp_path, polylines, write_trk, name
+):
+    offsets = np.concatenate([[0], np.cumsum([len(p) for p in polylines])])
+    points, path = np.concatenate(polylines), tmp_path / name
+    if name == "a.trk":
+        write_trk(polylines, properties=np.ones((50, 2), np.float32))
+    elif name == "a.tck":
+        save_tck(path, points, offsets, {"step_size": "1"})
+    else:
+        grid = Grid((9, 9, 9), np.eye(4))
+        groups = {"a": np.arange(3)}
+        save_trx(path, points, offsets, grid, groups=groups, deflated=name != "a.trx")
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for number in range(150):
+        content = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            # Half of the damage at either end, where headers and directories are.
+            at = rng.integers(len(content)) if rng.random() < 0.5 else rng.integers(-600, 600)
+            content[at % len(content)] = rng.choice([0, 127, 128, 255])
+        damaged = tmp_path / f"{number}{path.suffix}"
+        damaged.write_bytes(content[: rng.integers(len(content))] if number % 5 == 0 else content)
+        with contextlib.suppress(FormatError):
+            opened = open_tractogram(damaged)
+            assert np.isfinite(opened.streamlines.gather(np.arange(2))[0]).all()
