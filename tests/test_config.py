@@ -124,12 +124,29 @@ def pretend_owner(monkeypatch, uid):
     monkeypatch.setattr(os, "getuid", lambda: 4711)
 
 
+@pytest.fixture
+def owned_by(monkeypatch):
+    """Return a function that makes all files look as if they belonged to a user."""
+    real_stat = Path.stat
+
+    def pretend(uid):
+        def stat(self, **kwargs):
+            facts = list(real_stat(self, **kwargs))
+            facts[4] = uid
+            return os.stat_result(facts)
+
+        monkeypatch.setattr(Path, "stat", stat)
+        monkeypatch.setattr(os, "getuid", lambda: 4711)
+
+    return pretend
+
+
 def test_find_config_file__file_of_a_foreign_owner_in_the_working_directory_is_ignored(
-    write, monkeypatch, caplog
+    write, owned_by, caplog
 ):
     write("", "lacuna.yaml")
     put(user_file(), "")
-    pretend_owner(monkeypatch, 12345)
+    owned_by(4712)
     with caplog.at_level(logging.WARNING):
         found, unread = find_config_file()
     assert found == user_file()
@@ -137,15 +154,18 @@ def test_find_config_file__file_of_a_foreign_owner_in_the_working_directory_is_i
     assert "lacuna.yaml: it belongs to another user" in caplog.text
 
 
-def test_find_config_file__file_of_root_in_the_working_directory_is_read(write, monkeypatch):
+@pytest.mark.parametrize("uid", [0, 4711])
+def test_find_config_file__file_of_root_or_oneself_in_the_working_directory_is_read(
+    write, owned_by, uid
+):
     path = write("", "lacuna.yaml")
-    pretend_owner(monkeypatch, 0)
+    owned_by(uid)
     assert find_config_file()[0] == path
 
 
-def test_find_config_file__foreign_file_may_be_named(write, monkeypatch):
+def test_find_config_file__foreign_file_may_be_named(write, owned_by):
     path = write("", "lacuna.yaml")
-    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    owned_by(4712)
     assert find_config_file("lacuna.yaml") == (path, ())
 
 
@@ -227,6 +247,15 @@ def test_site_file__variable_that_is_set_later_beats_it(site, tmp_path, monkeypa
     load_config()
     monkeypatch.setenv("LACUNA_CACHE_DIR", str(tmp_path / "of-user"))
     assert cache.get_cache_dir() == tmp_path / "of-user"
+
+
+def test_load_settings__works_where_the_working_directory_is_gone(site, tmp_path, monkeypatch):
+    site("space: IXI549Space\n")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    settings = load_settings()
+    assert settings.sources["space"] == f"space in {tmp_path}/site/lacuna/config.yaml, line 1"
 
 
 # Precedence of what the file says

@@ -377,7 +377,7 @@ def _option_layer(cache_dir: Any, tmp_dir: Any, num_threads: int | None) -> Laye
     }
     names = {"cache_dir": "--cache-dir", "tmp_dir": "--tmp-dir", "num_threads": "--threads"}
     said = {key: value for key, value in values.items() if value}
-    return Layer(said, {key: names[key] for key in said}, os.getcwd())
+    return Layer(said, {key: names[key] for key in said}, os.getcwd() if said else None)
 
 
 def _named_file(named: str, chosen_by: str) -> Path:
@@ -417,9 +417,14 @@ def _is_foreign(path: Path) -> bool:
 
 def _shown(path: Path) -> str:
     """Return a path as short as it stays clear: relative to here, or to the home directory."""
-    for base, prefix in ((os.path.abspath(os.curdir), ""), (os.path.expanduser("~"), "~/")):
-        if base not in ("/", "~") and path.absolute().is_relative_to(base):
-            return prefix + path.absolute().relative_to(base).as_posix()
+    try:
+        path = path.absolute()
+        bases = {os.getcwd(): "", os.path.expanduser("~"): "~/"}
+    except OSError:  # the working directory is gone
+        return str(path)
+    for base, prefix in bases.items():
+        if base != "/" and path.is_relative_to(base):
+            return prefix + path.relative_to(base).as_posix()
     return str(path)
 
 

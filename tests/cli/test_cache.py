@@ -373,3 +373,10 @@ def test_warm__takes_the_tractogram_of_the_configuration(root, tractogram, tmp_p
 def test_warm__no_tractogram_is_exit_code_2(root, capsys):
     run("warm", code=2)
     assert "--tractogram" in capsys.readouterr().err
+
+
+def test_warm__what_it_built_can_be_cleared(root, tractogram, capsys):
+    run("warm", "--tractogram", "lines.tck", "--tractogram-space", "MNI152NLin6Asym")
+    run("clear", "--yes", "--force")
+    assert "deleted 3 entries" in capsys.readouterr().out
+    assert labels(capsys) == []
