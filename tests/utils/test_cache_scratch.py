@@ -21,7 +21,6 @@ from lacuna.utils.cache import (
     get_temp_base_dir,
     get_temp_dir,
     make_temp_file,
-    own_scratch,
     set_keep_tmp,
     temp_dir,
 )
@@ -193,19 +192,18 @@ def test_own_scratch__marks_what_is_made_for_callers_as_the_process_s(base, run_
     lines = run_script(
         """
         import os
-        from lacuna.utils.cache import *
-        from lacuna.utils.cache import own_scratch
-        own_scratch()
-        print(get_temp_dir().name); print(make_temp_file().name, flush=True)
-        if os.fork() == 0:
-            print(get_temp_dir().name, flush=True)
-            os._exit(0)
-        os.wait()
+        from lacuna.utils.cache import get_temp_dir, make_temp_file, own_scratch
+        with own_scratch():
+            print(get_temp_dir().name); print(make_temp_file().name, flush=True)
+            if os.fork() == 0:
+                print(get_temp_dir().name, flush=True)
+                os._exit(0)
+            os.wait()
+        print(get_temp_dir().name)
         """
     )
     lifetimes = [owner.find_marks(Path(line).name)[0][1] for line in lines]
-    assert lifetimes == [owner.PROCESS, owner.PROCESS, owner.CALLER]
-    assert callable(own_scratch)
+    assert lifetimes == [owner.PROCESS, owner.PROCESS, owner.CALLER, owner.CALLER]
 
 
 def test_temp_base__that_a_purge_took_is_made_again_with_its_record(base):
@@ -415,3 +413,34 @@ def test_scratch__is_fast_enough_to_be_asked_for_every_lesion(base):
     for _ in range(200):
         get_temp_dir()
     assert (time.perf_counter() - started) / 200 < 0.01  # a scan or a subprocess would show
+
+
+def test_temp_names__threads_that_meet_an_absent_base_all_get_theirs(base):
+    failures = []
+    for n in range(20):
+        configure_cache(tmp_dir=base / str(n))
+        start = threading.Barrier(8)
+
+        def ask(start: threading.Barrier = start) -> None:
+            start.wait()
+            try:
+                with temp_dir():
+                    pass
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert list((base / str(n)).iterdir()) == []
+    assert failures == []
+
+
+def test_temp_base__under_two_names_has_one_record(base, tmp_path):
+    get_temp_dir()
+    (tmp_path / "link").symlink_to(base)
+    configure_cache(tmp_dir=tmp_path / "link")
+    get_temp_dir()
+    assert len(records(base)) == 1

@@ -106,8 +106,7 @@ def _scratch_environment() -> Iterator[None]:
 
     from lacuna.utils.cache import child_environment, own_scratch, temp_dir
 
-    own_scratch()
-    with temp_dir("lacuna_") as directory:
+    with own_scratch(), temp_dir("lacuna_") as directory:
         ours = child_environment(directory)
         before = {name: os.environ.get(name) for name in ours}
         os.environ.update(ours)

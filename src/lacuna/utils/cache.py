@@ -22,15 +22,47 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from _thread import RLock
 from pathlib import Path
 
-from lacuna.errors import CacheDirError, CacheFullError
+from lacuna.errors import CacheDirError
+from lacuna.utils import locations
+from lacuna.utils.locations import (
+    Choice,
+    apply_locations,
+    capture_locations,
+    expand,
+    find_cache_dir,
+    find_temp_base,
+    set_keep_tmp,
+    set_locations,
+)
+
+__all__ = [
+    "Choice",
+    "apply_locations",
+    "capture_locations",
+    "child_environment",
+    "configure_cache",
+    "describe",
+    "expand",
+    "get_cache_dir",
+    "get_tdi_cache_dir",
+    "get_temp_base_dir",
+    "get_temp_dir",
+    "get_transform_cache_dir",
+    "make_temp_file",
+    "own_scratch",
+    "run_with_locations",
+    "set_keep_tmp",
+    "set_locations",
+    "temp_dir",
+]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import tempfile
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, TypeVar
 
@@ -39,57 +71,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
     PathText = str | os.PathLike[str]
 
-# The one variable that children inherit; it is also this process's own memory, so that both agree.
-_EXPORT = "_LACUNA_LOCATIONS"
-_NO_HOMES = ("", "/", "/nonexistent")  # what services and containers have instead of one
-_FALSE = ("", "0", "false", "no", "off")
-_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-_TITLES = {"cache_dir": "cache directory", "tmp_dir": "temp directory"}
-_VARIABLES = {"cache_dir": "LACUNA_CACHE_DIR", "tmp_dir": "LACUNA_TMP_DIR"}
-_DEFAULT = "the default"
-
-_lock = RLock()
-_warned: set[str] = set()
 _paths: dict[str, Path] = {}
-_parsed: tuple[str, dict[str, Any]] = ("", {})
-
-
-class Choice:
-    """A location as somebody chose it: unexpanded, with the words that say who it was.
-
-    Parameters
-    ----------
-    value
-        Path, or several of which the first usable one counts. ``~``, ``$VAR`` and
-        ``${VAR:-fallback}`` are expanded when the location is used.
-    source
-        Who chose it, as messages will say: ``cache_dir in lab.yaml, line 3``, ``--cache-dir``.
-    relative_to
-        Directory from which a relative value counts: that of the configuration file. Without
-        it, the working directory at first use, with a warning.
-    """
-
-    __slots__ = ("relative_to", "source", "value")
-
-    def __init__(
-        self,
-        value: PathText | Sequence[PathText],
-        source: str,
-        relative_to: PathText | None = None,
-    ) -> None:
-        self.value: str | list[str]
-        if isinstance(value, (list, tuple)):
-            self.value = [os.fsdecode(item) for item in value]
-        else:
-            self.value = os.fsdecode(value)  # type: ignore[arg-type] # a sequence ends here
-        self.source = source
-        self.relative_to = None if relative_to is None else os.path.abspath(relative_to)
-
-    def alternatives(self) -> list[str]:
-        """Return the places to try, in order."""
-        return (
-            [self.value] if isinstance(self.value, str) else [text for text in self.value if text]
-        )
 
 
 def configure_cache(cache_dir: PathText | None = None, tmp_dir: PathText | None = None) -> None:
@@ -115,11 +97,9 @@ def configure_cache(cache_dir: PathText | None = None, tmp_dir: PathText | None 
         for value in (cache_dir, tmp_dir)
     ]
     if chosen == [None, None]:
-        with _lock:
-            _warned.clear()
-            os.environ.pop(_EXPORT, None)
-        return
-    set_locations(*chosen)
+        locations.reset()
+    else:
+        set_locations(*chosen)
 
 
 def get_cache_dir() -> Path:
@@ -136,7 +116,7 @@ def get_cache_dir() -> Path:
     CacheDirError
         If it is absent and cannot be made.
     """
-    return _as_path(_cache_dir()[0])
+    return _as_path(find_cache_dir()[0])
 
 
 def get_tdi_cache_dir() -> Path:
@@ -172,7 +152,7 @@ def get_temp_base_dir() -> Path:
     CacheDirError
         If it is absent and cannot be made.
     """
-    return _as_path(_temp_base()[0])
+    return _as_path(find_temp_base()[0])
 
 
 def get_temp_dir(prefix: str = "") -> Path:
@@ -273,8 +253,8 @@ def child_environment(directory: PathText | None = None) -> dict[str, str]:
         names += ["TEMP", "TMP"]
     variables = dict.fromkeys(names, base)
     variables["MPLCONFIGDIR"] = os.path.join(base, "matplotlib")
-    if exported := os.environ.get(_EXPORT):
-        variables[_EXPORT] = exported
+    if exported := os.environ.get(locations.EXPORT):
+        variables[locations.EXPORT] = exported
     return variables
 
 
@@ -287,14 +267,13 @@ def describe() -> list[Location]:
 
     places = []
     for key, find, parts in (
-        ("cache_dir", _cache_dir, ("cache", "tdi", "transforms")),
-        ("tmp_dir", _temp_base, ("temp",)),
+        ("cache_dir", find_cache_dir, ("cache", "tdi", "transforms")),
+        ("tmp_dir", find_temp_base, ("temp",)),
     ):
         try:
             path, source = find(make=False)
         except CacheDirError as error:
-            chosen = _chosen(key, _state()) or _chosen("cache_dir", _state())
-            source = chosen.source if chosen else _DEFAULT
+            source = locations.who_chose(key)
             places += [Location(name, None, source, problem=str(error)) for name in parts]
             continue
         places.append(Location(parts[0], Path(path), source))
@@ -304,98 +283,16 @@ def describe() -> list[Location]:
     return places
 
 
-def set_locations(
-    cache_dir: Choice | None = None,
-    tmp_dir: Choice | None = None,
-    *,
-    site: bool = False,
-    keep: bool = False,
-) -> None:
-    """Choose locations on behalf of a configuration file or a command line.
+def own_scratch() -> AbstractContextManager[None]:
+    """Return a context in which all scratch that this process makes ends with the process.
 
-    What :func:`configure_cache` does, for a caller that knows who chose each value. Replaces
-    both values of its layer and leaves the other layer alone.
-
-    Parameters
-    ----------
-    cache_dir, tmp_dir
-        What was chosen; ``tmp_dir`` may list several places, of which the first usable counts.
-    site
-        Set the values that rank below the environment and above the platform's default, as a
-        site's configuration file does, instead of those that beat the environment.
-    keep
-        Whether None leaves a value as it was, perhaps inherited from a parent process, instead
-        of taking it back.
+    ``get_temp_dir`` and ``make_temp_file`` then mark what they make as ``temp_dir`` does: the
+    command line runs in it. It does not hold in forked children, since their parent may still
+    need what they made.
     """
-    layer = "site_" if site else ""
-    with _lock:
-        state = dict(_state())
-        anchors = dict(state.get("anchors", {}))
-        for key, choice in (("cache_dir", cache_dir), ("tmp_dir", tmp_dir)):
-            if choice is None and keep:
-                continue
-            state.pop(layer + key, None)
-            if choice is None or not choice.alternatives():
-                continue
-            state[layer + key] = [choice.value, choice.source, choice.relative_to]
-            for text in choice.alternatives():
-                # A child may start in another directory before the first use here.
-                if choice.relative_to is None and not (text[0] in "$~" or os.path.isabs(text)):
-                    anchors[text] = [_working_directory(text, choice.source), False]
-        state["anchors"] = anchors
-        _export(state)
+    from lacuna.utils.owner import owning_scratch
 
-
-def set_keep_tmp(keep: bool | None) -> None:
-    """Keep scratch that would be removed, or do not, whatever ``LACUNA_KEEP_TMP`` says.
-
-    Parameters
-    ----------
-    keep
-        None: the variable counts again.
-    """
-    with _lock:
-        state = {key: value for key, value in _state().items() if key != "keep_tmp"}
-        if keep is not None:
-            state["keep_tmp"] = bool(keep)
-        _export(state)
-
-
-def own_scratch() -> None:
-    """Declare that all scratch which this process makes ends with it, as in a command-line run.
-
-    ``get_temp_dir`` and ``make_temp_file`` then mark what they make like ``temp_dir`` does. It
-    does not hold in forked children: what a worker makes, its parent may still need.
-    """
-    from lacuna.utils.owner import current_owner
-
-    current_owner().scratch_ends_with_process = True
-
-
-def capture_locations() -> str:
-    """Return what applies here, as text to send with a task to a worker that already runs.
-
-    In the worker it counts as configured, with the same sources, so that neither an older
-    configuration nor an older environment there makes a difference.
-    """
-    captured: dict[str, Any] = {"keep_tmp": _keeps_tmp()}
-    for key, find in (("cache_dir", _cache_dir), ("tmp_dir", _temp_base)):
-        try:
-            path, source = find()
-        except CacheDirError:
-            path, source = "", ""  # the worker says so, if it needs the directory at all
-        chosen = _chosen(key, _state())
-        if chosen is not None:
-            captured[key] = [chosen.value, chosen.source, chosen.relative_to]
-        elif path:
-            captured[key] = [path.replace("$", "$$"), source, None]
-    captured["anchors"] = _state().get("anchors", {})
-    return _dump(captured)
-
-
-def apply_locations(captured: str) -> None:
-    """Make what :func:`capture_locations` returned elsewhere apply in this process."""
-    os.environ[_EXPORT] = captured
+    return owning_scratch()
 
 
 def run_with_locations(
@@ -411,22 +308,6 @@ def run_with_locations(
     return function(*args, **kwargs)
 
 
-def expand(text: str, source: str) -> str:
-    """Return a path with ``~``, ``$VAR``, ``${VAR:-fallback}`` and ``$$`` replaced.
-
-    Raises
-    ------
-    CacheDirError
-        If a variable is not set (or empty) and has no fallback: ``$SLURM_TMPDIR/lacuna`` must
-        not become ``/lacuna``.
-    """
-    try:
-        return _expand(text)
-    except ValueError as error:
-        message = f"{text!r}, chosen by {source}, cannot be used: {error}."
-        raise CacheDirError(errno.ENOENT, message, text) from None
-
-
 class _TemporaryDirectory:
     """A directory of this process for the time of a ``with`` block."""
 
@@ -437,7 +318,7 @@ class _TemporaryDirectory:
         from lacuna.utils import owner
 
         # What is to be kept must not be taken for a dead process's leftovers later.
-        self._kept = _keeps_tmp()
+        self._kept = locations.keeps_tmp()
         self._owner = owner.current_owner()
         lifetime = owner.CALLER if self._kept else owner.PROCESS
         self._path, self._base = _make_directory(self._prefix, lifetime)
@@ -452,212 +333,19 @@ class _TemporaryDirectory:
         from lacuna.utils import owner
 
         # A child that forked inside the block leaves it too, while the parent still works there.
-        if self._kept or _keeps_tmp() or owner.current_owner() is not self._owner:
+        if self._kept or locations.keeps_tmp() or owner.current_owner() is not self._owner:
             return
         _remove_tree(self._path)
         self._owner.release(self._base)
 
 
-def _cache_dir(state: dict[str, Any] | None = None, *, make: bool = True) -> tuple[str, str]:
-    """Return the cache directory and who chose it; made if absent, unless told otherwise."""
-    if state is None:
-        state = _state()
-    chosen = _chosen("cache_dir", state)
-    if chosen is not None:
-        return _first_usable("cache_dir", chosen, make=make)
-    fallback = state.get("fallback")
-    if fallback is None:
-        path = _default_cache_dir()
-        if path is None:
-            reason = "there is no home directory"
-        elif not make or os.path.isdir(path):
-            return path, _DEFAULT
-        else:
-            try:
-                os.makedirs(path, 0o700, exist_ok=True)
-            except (OSError, ValueError) as error:
-                reason = f"{path} cannot be made ({_reason(error)})"
-            else:
-                return path, _DEFAULT
-        fallback = _fall_back(reason, make=make)
-    _check_private(fallback, make=make)
-    return fallback, f"{_DEFAULT} without a usable home directory"
-
-
 def _part_of_cache(name: str) -> Path:
-    cache, source = _cache_dir()
+    cache, source = find_cache_dir()
     path = os.path.join(cache, name)
-    _make(path, "cache_dir", f"{name} in the cache directory, chosen by {source}")
-    return _as_path(path)
-
-
-def _temp_base(*, make: bool = True) -> tuple[str, str]:
-    """Return the temp base and who chose it; made if absent, unless told otherwise."""
-    state = _state()
-    chosen = _chosen("tmp_dir", state)
-    if chosen is not None:
-        return _first_usable("tmp_dir", chosen, make=make)
-    cache, source = _cache_dir(state, make=make)
-    path = cache + os.sep + "tmp"
-    source = f"tmp in the cache directory, chosen by {source}"
-    if make:
-        _make(path, "tmp_dir", source)
-    return path, source
-
-
-def _chosen(key: str, state: dict[str, Any]) -> Choice | None:
-    """Return what the highest layer says that says anything; None leaves it to the default."""
-    if key in state:
-        return Choice(*state[key])
-    value = os.environ.get(_VARIABLES[key])
-    if key == "tmp_dir" and (other := os.environ.get("LACUNA_TEMP_DIR")):
-        if not value:
-            return Choice(other, "LACUNA_TEMP_DIR")
-        if value != other:
-            _warn(f"LACUNA_TMP_DIR ({value}) is used and LACUNA_TEMP_DIR ({other}) is not.")
-    if value:
-        return Choice(value, _VARIABLES[key])
-    return Choice(*state["site_" + key]) if "site_" + key in state else None
-
-
-def _first_usable(key: str, chosen: Choice, *, make: bool) -> tuple[str, str]:
-    """Return the first place that can be used; a single one need only exist."""
-    source = chosen.source
-    if isinstance(chosen.value, str):
-        path = _resolve(chosen.value, chosen)
-        if make:
-            _make(path, key, source)
-        return path, source
-    from lacuna.utils.filesystem import is_writable
-
-    problems = []
-    for text in chosen.alternatives():
-        try:
-            path = _resolve(text, chosen)
-            if make:
-                _make(path, key, source)
-            if is_writable(path):
-                return path, source
-            problems.append(f"{path} is not writable")
-        except CacheDirError as error:
-            problems.append(str(error).partition(". ")[0])
-    message = (
-        f"None of the places of the {_TITLES[key]} ({source}) can be used: {'; '.join(problems)}. "
+    locations.make_directory(
+        path, "cache_dir", f"{name} in the cache directory, chosen by {source}"
     )
-    raise CacheDirError(errno.EACCES, message + _way_out(key), os.fspath(chosen.value[0]))
-
-
-def _resolve(text: str, chosen: Choice) -> str:
-    """Return the absolute path that a chosen text stands for."""
-    path = expand(text, chosen.source)
-    if os.path.isabs(path):
-        return path
-    if chosen.relative_to is not None:
-        return os.path.join(chosen.relative_to, path)
-    directory, warned = _state().get("anchors", {}).get(path, ("", False))
-    if not warned:
-        with _lock:
-            directory = directory or _working_directory(path, chosen.source)
-            state = _state()
-            anchors = {**state.get("anchors", {}), path: [directory, True]}
-            _export({**state, "anchors": anchors})
-        absolute = os.path.join(directory, path)
-        _warn(f"The relative path {path!r}, chosen by {chosen.source}, is taken as {absolute}.")
-    return os.path.join(directory, path)
-
-
-def _working_directory(path: str, source: str) -> str:
-    try:
-        return os.getcwd()
-    except OSError as error:
-        message = (
-            f"The relative path {path!r}, chosen by {source}, leads nowhere: "
-            "the working directory is gone. Choose an absolute path."
-        )
-        raise CacheDirError(error.errno, message, path) from error
-
-
-def _default_cache_dir() -> str | None:
-    """Return the platform's cache directory of Lacuna; None without a home directory."""
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        home = _home()
-        if not local and home:
-            local = os.path.join(home, "AppData", "Local")
-        return os.path.join(local, "lacuna", "cache") if local else None
-    root = os.environ.get("XDG_CACHE_HOME")
-    if root and root[0] == "/":  # the XDG specification: ignore a relative one
-        return root + "/lacuna"
-    home = os.environ.get("HOME") or _home()
-    return None if home is None or home in _NO_HOMES else f"{home}/.cache/lacuna"
-
-
-def _home() -> str | None:
-    home = os.environ.get("HOME" if sys.platform != "win32" else "USERPROFILE")
-    if home or sys.platform == "win32":
-        return home or None
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # a container with a user that it does not know
-        return None
-
-
-def _fall_back(reason: str, *, make: bool) -> str:
-    """Choose, and remember for children, the private directory that replaces the default."""
-    candidates = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    for directory in (*candidates, "/tmp", "/var/tmp"):  # noqa: S108 # checked when made
-        if directory and os.path.isabs(directory) and os.access(directory, os.W_OK | os.X_OK):
-            break
-    else:
-        message = (
-            f"There is no place for the cache directory (the default): {reason}, and there is no "
-            f"temp directory that can be written. {_way_out('cache_dir')}"
-        )
-        raise CacheDirError(errno.ENOENT, message)
-    user = os.getuid() if sys.platform != "win32" else os.environ.get("USERNAME", "user")
-    path = os.path.join(directory, f"lacuna-{user}")
-    if make:
-        with _lock:
-            _export({**_state(), "fallback": path})
-        _warn(f"The cache is kept in {path}, since {reason}; set LACUNA_CACHE_DIR to keep it.")
-    return path
-
-
-def _check_private(path: str, *, make: bool) -> None:
-    """Make sure of a directory that is ours alone, where others might have put one first."""
-    import stat
-
-    problem = None
-    try:
-        try:
-            facts = os.lstat(path)
-        except FileNotFoundError:
-            if not make:
-                return
-            os.makedirs(path, 0o700, exist_ok=True)
-            facts = os.lstat(path)
-    except OSError as error:
-        raise _failure("cache_dir", path, _DEFAULT, error) from error
-    if not stat.S_ISDIR(facts.st_mode):
-        problem = "it is not a directory"
-    elif sys.platform != "win32" and facts.st_uid != os.getuid():
-        problem = f"it belongs to user {facts.st_uid}"
-    elif sys.platform != "win32" and facts.st_mode & 0o077:
-        problem = f"others may enter it (mode {stat.S_IMODE(facts.st_mode):04o})"
-    if problem:
-        message = f"The cache directory {path} (the default) is not used: {problem}. "
-        raise CacheDirError(errno.EPERM, message + _way_out("cache_dir"), path)
-
-
-def _make(path: str, key: str, source: str) -> None:
-    if os.path.isdir(path):
-        return
-    try:
-        os.makedirs(path, 0o700, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise _failure(key, path, source, error) from error
+    return _as_path(path)
 
 
 def _make_directory(prefix: str, lifetime: str) -> tuple[Path, str]:
@@ -682,7 +370,7 @@ def _make_in_temp_base(make: Callable[[str], T], lifetime: str) -> tuple[T, str]
     me = owner.current_owner()
     for attempt in range(100):
         # At first as if the base were there, which a new name proves as well as a look would.
-        base, source = _temp_base(make=attempt > 0)
+        base, source = find_temp_base(make=attempt > 0)
         try:
             me.sign(base, lifetime)
             try:
@@ -692,9 +380,9 @@ def _make_in_temp_base(make: Callable[[str], T], lifetime: str) -> tuple[T, str]
                     me.release(base)
                 raise
         except OSError as error:
-            failure = _failure("tmp_dir", base, source, error)
+            failure = locations.failure("tmp_dir", base, source, error)
             if error.errno == errno.ENOENT:
-                me.forget(base)  # somebody's purge took the base, and the record with it
+                me.sign_again(base)  # somebody's purge took the base, and the record with it
             elif attempt and error.errno != errno.EEXIST:
                 raise failure from error
     raise failure
@@ -705,31 +393,25 @@ def _remove_tree(path: Path) -> None:
     import shutil
     import time
 
-    problem = ""
-    for pause in (0.0, 0.05, 0.5):
+    for pause in (0.0, 0.05, 0.5):  # whoever still writes there may be about to end
         time.sleep(pause)
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            if not os.path.lexists(path):
-                return
-        except OSError as error:
-            problem = _reason(error)
-            _make_removable(path)
-        else:
+        shutil.rmtree(path, ignore_errors=True)
+        if not os.path.lexists(path):
             return
-    _warn(f"The temp directory {path} could not be removed: {problem}.")
+        _open_up(path)
+    locations.warn(f"The temp directory {path} could not be removed.")
 
 
-def _make_removable(path: Path) -> None:
-    for directory, names, _ in os.walk(path):
-        for name in (".", *names):
-            inner = os.path.join(directory, name)
-            try:
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-            except OSError:
-                continue
+def _open_up(path: PathText) -> None:
+    """Let this user enter a directory and those below, but follow no link."""
+    import contextlib
+
+    with contextlib.suppress(OSError):
+        if not os.path.islink(path):
+            os.chmod(path, 0o700)
+            for entry in os.scandir(path):
+                if entry.is_dir(follow_symlinks=False):
+                    _open_up(entry.path)
 
 
 def _check_name(what: str, text: str) -> None:
@@ -741,139 +423,8 @@ def _check_name(what: str, text: str) -> None:
         )
 
 
-def _keeps_tmp() -> bool:
-    keep = _state().get("keep_tmp")
-    if keep is None:
-        return os.environ.get("LACUNA_KEEP_TMP", "").strip().lower() not in _FALSE
-    return bool(keep)
-
-
-def _expand(text: str) -> str:
-    if "$" in text:
-        text = _substitute(text)
-    if not text.startswith("~"):
-        return text
-    if text[1:2] in ("", "/", os.sep):
-        home = _home()
-        if not home:
-            raise ValueError("there is no home directory for '~'")
-        return home + text[1:]
-    path = os.path.expanduser(text)
-    if path.startswith("~"):
-        raise ValueError(f"there is no user {text[1:].partition('/')[0]!r}")
-    return path
-
-
-def _substitute(text: str) -> str:
-    """Replace variables from left to right; what they hold is not looked at again."""
-    before, dollar, rest = text.partition("$")
-    if not dollar:
-        return text
-    if rest.startswith("$"):
-        return before + "$" + _substitute(rest[1:])
-    if rest.startswith("{"):
-        end = _closing_brace(rest)
-        name, has_fallback, fallback = rest[1:end].partition(":-")
-        after = rest[end + 1 :]
-    else:
-        length = 0
-        while length < len(rest) and (rest[length].isalnum() or rest[length] == "_"):
-            length += 1
-        name, has_fallback, fallback, after = rest[:length], "", "", rest[length:]
-        if not name or name[0].isdigit():
-            return before + dollar + _substitute(rest)
-    if not name.isidentifier():
-        raise ValueError(f"'${{{name}}}' is not a variable; '$$' stands for a dollar sign")
-    # A variable that is set but empty would move the path to the root just as well.
-    value = os.environ.get(name) or (_substitute(fallback) if has_fallback else None)
-    if value is None:
-        raise ValueError(f"the variable {name} is not set; set it, or write ${{{name}:-fallback}}")
-    return before + value + _substitute(after)
-
-
-def _closing_brace(text: str) -> int:
-    depth = 0
-    for position, character in enumerate(text):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return position
-    raise ValueError("a '${' is not closed")
-
-
-def _state() -> dict[str, Any]:
-    """Return what was configured in this process, or in the one that started it."""
-    global _parsed
-    text = os.environ.get(_EXPORT)
-    if not text:
-        return {}
-    parsed = _parsed
-    if parsed[0] == text:
-        return parsed[1]
-    import json
-
-    try:
-        state = json.loads(text)
-    except ValueError:
-        state = None
-    if not isinstance(state, dict):
-        message = f"{_EXPORT} holds {text[:60]!r}, which Lacuna did not write. Unset it."
-        raise CacheDirError(errno.EINVAL, message)
-    _parsed = text, state
-    return state
-
-
-def _export(state: dict[str, Any]) -> None:
-    state = {key: value for key, value in state.items() if value not in ({}, None)}
-    if state:
-        os.environ[_EXPORT] = _dump(state)
-    else:
-        os.environ.pop(_EXPORT, None)
-
-
-def _dump(state: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps(state, separators=(",", ":"), sort_keys=True)
-
-
 def _as_path(text: str) -> Path:
     path = _paths.get(text)
     if path is None:
         path = _paths[text] = Path(text)
     return path
-
-
-def _failure(key: str, path: str, source: str, error: OSError | ValueError) -> CacheDirError:
-    number = (error.errno if isinstance(error, OSError) else None) or errno.EINVAL
-    message = f"The {_TITLES[key]} {path} ({source}) cannot be used: {_reason(error)}. "
-    if number == errno.ENAMETOOLONG:
-        return CacheDirError(number, message + "Use a shorter path or prefix.", path)
-    kind = CacheFullError if number in _FULL else CacheDirError
-    return kind(number, message + _way_out(key), path)
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, FileExistsError):
-        return "it is there, but is not a directory"
-    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-
-
-def _way_out(key: str) -> str:
-    variable = _VARIABLES[key]
-    source = _state().get(key, ("", _DEFAULT))[1]
-    if source.startswith((_DEFAULT, "LACUNA_", "tmp in ")):
-        return f"Set {variable} to a directory that you can write."
-    return f"Change it there ({source}; {variable} does not override it)."
-
-
-def _warn(message: str) -> None:
-    """Warn once, at the line that called into this module."""
-    if message in _warned:
-        return
-    _warned.add(message)
-    import warnings
-
-    level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals["__name__"] == __name__:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, RuntimeWarning, stacklevel=level)

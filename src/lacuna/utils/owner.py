@@ -15,7 +15,7 @@ from _thread import RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
 RECORD_PREFIX = ".lacuna-owner-"
@@ -52,48 +52,55 @@ class Owner:
         self.record = _describe_this_process(self.token)
         self.scratch_ends_with_process = False
         self._lock = RLock()
+        self._signed: set[str] = set()  # base directories that hold the record
         self._live: dict[str, int] = {}  # base directory → names of this process in use there
         self._callers: set[str] = set()  # base directories with names that a caller may keep
 
     def sign(self, base: str, lifetime: str) -> None:
         """Note that a name is about to be made; leave the record in its directory first."""
         with self._lock:
-            if base not in self._live:
-                write_record(os.path.join(base, record_name(self.token)), self)
+            if base not in self._signed:
+                try:
+                    write_record(self._record_in(base), self)
+                except FileExistsError:  # the same directory under another name
+                    if read_record(self._record_in(base)) != self.record:
+                        raise
+                self._signed.add(base)
                 _remove_records_at_exit()
-                self._live[base] = 0
             if lifetime == CALLER:
                 self._callers.add(base)
             else:
-                self._live[base] += 1
+                self._live[base] = self._live.get(base, 0) + 1
 
-    def forget(self, base: str) -> None:
-        """Note that a directory vanished with what was in it: the record is to be written anew."""
+    def sign_again(self, base: str) -> None:
+        """Note that a directory may have vanished, and the record with it."""
         with self._lock:
-            self._live.pop(base, None)
+            # Only if it has: another thread may just have made the directory and signed.
+            if not os.path.lexists(self._record_in(base)):
+                self._signed.discard(base)
 
     def release(self, base: str) -> None:
         """Note that a name of this process is gone; the last one takes the record with it."""
         with self._lock:
-            if base not in self._live:
-                return
             self._live[base] -= 1
-            if self._live[base] <= 0 and base not in self._callers:
-                del self._live[base]
-                _remove(os.path.join(base, record_name(self.token)))
+            if not self._live[base] and base not in self._callers:
+                self._withdraw(base)
 
     def remove_idle_records(self) -> None:
         """Remove the record wherever no name carries the token any more."""
         with self._lock:
-            for base in list(self._live):
+            for base in list(self._signed):
                 own = record_name(self.token)
-                try:
-                    used = any(self.token in name and name != own for name in os.listdir(base))
-                except OSError:
-                    continue
-                if not used:
-                    del self._live[base]
-                    _remove(os.path.join(base, own))
+                with contextlib.suppress(OSError):
+                    if not any(self.token in name and name != own for name in os.listdir(base)):
+                        self._withdraw(base)
+
+    def _withdraw(self, base: str) -> None:
+        self._signed.discard(base)
+        _remove(self._record_in(base))
+
+    def _record_in(self, base: str) -> str:
+        return os.path.join(base, record_name(self.token))
 
 
 class Verdict:
@@ -158,6 +165,17 @@ def _at_exit() -> None:
     # A child that forked inside the parent's code runs this too, with no owner of its own.
     if _owner is not None and _owner.record["pid"] == os.getpid():
         _owner.remove_idle_records()
+
+
+@contextlib.contextmanager
+def owning_scratch() -> Iterator[None]:
+    """Take names that are made for a caller for the process's own, inside the block."""
+    owner = current_owner()
+    before, owner.scratch_ends_with_process = owner.scratch_ends_with_process, True
+    try:
+        yield
+    finally:
+        owner.scratch_ends_with_process = before
 
 
 def random_letters(length: int) -> str:
