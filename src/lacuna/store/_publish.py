@@ -88,12 +88,12 @@ def build(
         with explained(place.root, what, expected_bytes):
             os.mkdir(stage, 0o700)
         started = time.perf_counter()
-        _make(make, stage, what, expected_bytes)
-        with explained(stage, what, expected_bytes):
+        _make(place, make, stage, expected_bytes)
+        with explained(place.root, what, expected_bytes):
             files = _settle(stage, what)
         _check(check, stage, what)
         meta = _describe(place.key, files, time.perf_counter() - started)
-        with explained(stage, what, expected_bytes):
+        with explained(place.root, what, expected_bytes):
             _write(f"{stage}/{META}", json.dumps(meta, separators=(",", ":")).encode())
             return _publish(place, stage, meta)
     except BaseException:
@@ -101,11 +101,11 @@ def build(
         raise
 
 
-def _make(make: Make, stage: str, what: str, need: int | None) -> None:
+def _make(place: Place, make: Make, stage: str, need: int | None) -> None:
     try:
         make(Path(stage))
     except Exception as error:
-        full = full_error(error, stage, what, need)
+        full = full_error(error, place.root, place.what, need)
         if full is None:
             raise
         raise full from error

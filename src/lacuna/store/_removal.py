@@ -102,6 +102,10 @@ def tree_size(path: str) -> int:
 def remove_attempt(root: str, name: str) -> None:
     """Remove a dead attempt, or trash: the stage first, the record that speaks for it last."""
     digest, _, attempt = name.partition(".")
+    if not attempt:
+        with suppress(OSError):
+            os.rmdir(f"{root}/{CLAIMS}/{digest}")  # not empty: claimed again since
+        return
     if os.path.exists(f"{root}/{CLAIMS}/{digest}/{attempt}"):
         make_directory(f"{root}/{TRASH}")
         set_aside(root, digest, attempt)
@@ -128,7 +132,7 @@ def sweep(root: str, digest: str, *, building: bool = False) -> None:
 
 
 def find_abandoned(root: str, digest: str = "", *, claimed: bool = False) -> list[str]:
-    """Return the names of trash, and of attempts whose owner is proven dead."""
+    """Return the names of trash, of attempts of the proven dead, and of half-released claims."""
     trash = [name for name in _names(root, TRASH) if name.startswith(digest)]
     claims = f"{root}/{CLAIMS}"
     for name in _names(root, CLAIMS):
@@ -139,7 +143,9 @@ def find_abandoned(root: str, digest: str = "", *, claimed: bool = False) -> lis
                 trash.append(name)
         elif claimed:
             continue
-        elif (holder := find_holder(root, name)) is not None and holder.state == "dead":
+        elif (holder := find_holder(root, name)) is None:
+            trash.append(name)
+        elif holder.state == "dead":
             trash.append(f"{name}.{holder.attempt}")
     return trash
 
@@ -155,6 +161,6 @@ def _is_abandoned(path: str, attempt: str) -> bool:
 
 
 def _names(root: str, place: str) -> list[str]:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         return sorted(filter(is_temporary_name, os.listdir(f"{root}/{place}")))
     return []

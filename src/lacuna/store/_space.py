@@ -53,7 +53,8 @@ def allocate(path: Path | str, n_bytes: int) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        full = full_error(error, os.path.dirname(place) or ".", f"{place}", n_bytes)
+        directory, name = os.path.split(os.path.abspath(place))
+        full = full_error(error, directory, name, n_bytes, anywhere=True)
         with suppress(OSError):
             os.unlink(place)
         if full is None:
@@ -96,30 +97,41 @@ def require_space(directory: str, what: str, need: int, keep_free: int) -> None:
 
 
 def full_error(
-    error: BaseException, directory: str, what: str, need: int | None
+    error: BaseException, root: str, what: str, need: int | None, *, anywhere: bool = False
 ) -> CacheFullError | None:
-    """Return the typed error, if this one means that a directory's disk is full."""
+    """Return the typed error, if this one, or one behind it, means that the disk is full.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    root
+        The cache root, whose disk it is.
+    what
+        What was being written, for people.
+    need
+        Bytes that it takes, if known.
+    anywhere
+        Take any full disk for this one; otherwise one that names a file elsewhere is not.
+    """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, CacheFullError):
+        if isinstance(seen, CacheFullError) and need is None:
             return seen
-        if isinstance(seen, OSError) and _is_about(seen, directory):
-            number = seen.errno or errno.ENOSPC
-            return CacheFullError(number, _full_text(number, directory, what, need), directory)
+        if isinstance(seen, OSError) and _means_full(seen, root):
+            named = seen.filename
+            if anywhere or not isinstance(named, str) or _is_below(named, root):
+                number = seen.errno or errno.ENOSPC
+                return CacheFullError(number, _full_text(number, root, what, need), root)
         seen = seen.__cause__ or seen.__context__
     return None
 
 
-def _is_about(error: OSError, directory: str) -> bool:
+def _means_full(error: OSError, root: str) -> bool:
     if error.errno is None:
         # numpy reports a short write without an errno.
-        with suppress(OSError):
-            return "written" in str(error) and (free_space(directory)[0] or 0) < _NEARLY_NOTHING
-        return False
-    if error.errno not in _FULL:
-        return False
-    place = error.filename
-    return not isinstance(place, str) or _is_below(place, directory)
+        return "written" in str(error) and (free_space(root)[0] or 0) < _NEARLY_NOTHING
+    return error.errno in _FULL
 
 
 def _is_below(place: str, directory: str) -> bool:
@@ -143,7 +155,7 @@ def _full_text(number: int, directory: str, what: str, need: int | None) -> str:
 
 
 @contextmanager
-def explained(directory: str, what: str, need: int | None = None) -> Iterator[None]:
+def explained(root: str, what: str, need: int | None = None) -> Iterator[None]:
     """Turn the system's errors while writing to the cache into ours.
 
     Raises
@@ -158,13 +170,13 @@ def explained(directory: str, what: str, need: int | None = None) -> Iterator[No
     except CacheDirError:
         raise
     except OSError as error:
-        full = full_error(error, directory, what, need)
+        full = full_error(error, root, what, need, anywhere=True)
         if full is not None:
             raise full from error
         if error.errno in _UNWRITABLE:
-            message = f"{directory} cannot be written ({error.strerror})"
+            message = f"{root} cannot be written ({error.strerror})"
         else:
-            message = f"Writing {what} in {directory} failed ({error.strerror or error})"
+            message = f"Writing {what} in {root} failed ({error.strerror or error})"
         raise CacheDirError(
-            error.errno or errno.EIO, f"{message}: mend that, or {_WAY_OUT}.", directory
+            error.errno or errno.EIO, f"{message}: mend that, or {_WAY_OUT}.", root
         ) from error

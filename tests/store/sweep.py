@@ -1,0 +1,192 @@
+"""A child kills itself at its N-th file operation, for every N; a program, run by test_crash.
+
+usage: python -m tests.store.sweep SCENARIO DIRECTORY
+
+Prints how many places to die there were. Fails with the first state that breaks the promise: an
+entry is absent or whole, whoever comes next makes or finds it, and clears up what was left.
+"""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.store.samples import dead_record, key_of, leave_claim, leftovers
+
+from lacuna.store import Store
+from lacuna.store._claim import Claim
+from lacuna.store._publish import Place, build
+
+KEY = key_of()
+OPERATIONS = (
+    *("open", "read", "preadv", "write", "fsync", "close", "stat", "lstat", "fchmod", "chmod"),
+    *("mkdir", "rename", "unlink", "rmdir", "listdir", "scandir", "utime"),
+)
+
+
+def die_at(number: int) -> None:
+    """Kill this process at its next operation but that many; half-way, if it writes."""
+    left = number
+
+    def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*args: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if name == "write":
+                    real(args[0], args[1][: len(args[1]) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        return operation
+
+    for name in OPERATIONS:
+        setattr(os, name, wrap(name, getattr(os, name)))
+
+
+def write(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+    os.write(handle, data)
+    os.close(handle)
+
+
+def make(directory: Path) -> None:
+    write(directory / "a.npy", b"a" * 100)
+    (directory / "b").mkdir()
+    write(directory / "b" / "c.npy", b"c" * 200)
+
+
+def publish(root: Path) -> None:
+    Store(root).get_or_make(KEY, make)
+
+
+def nothing(root: Path) -> None:
+    """Start from an absent root."""
+
+
+def damaged(root: Path) -> None:
+    publish(root)
+    (root / KEY.location / "b" / "c.npy").write_bytes(b"half")
+
+
+def purged(root: Path) -> None:
+    publish(root)
+    (root / KEY.location / "meta.json").unlink()
+
+
+def claimed_by_the_dead(root: Path) -> None:
+    Store(root).get_or_make(key_of(1), make)
+    leave_claim(Store(root), KEY, dead_record())
+
+
+def published_by_the_dead(root: Path) -> None:
+    publish(root)
+    leave_claim(Store(root), KEY, dead_record(), stage=False)
+
+
+def lose_to_another(root: Path) -> None:
+    def late(directory: Path) -> None:
+        make(directory)
+        other = Claim(str(root), KEY.digest)
+        build(Place(str(root), KEY, f"{root}/{KEY.location}"), other.stage, make, None, None)
+        other.release()
+
+    Store(root).get_or_make(KEY, late)
+
+
+def verify(root: Path) -> None:
+    list(Store(root).verify())
+
+
+def clear(root: Path) -> None:
+    Store(root).plan_clear(force=True).execute()
+
+
+def three_entries(root: Path) -> None:
+    for number in range(3):
+        Store(root).get_or_make(key_of(number), make)
+    leave_claim(Store(root), key_of(7), dead_record())
+
+
+SCENARIOS = {
+    "publish": (nothing, publish),
+    "rebuild": (damaged, publish),
+    "rebuild-purged": (purged, publish),
+    "takeover": (claimed_by_the_dead, publish),
+    "tidy": (published_by_the_dead, publish),
+    "lose": (nothing, lose_to_another),
+    "verify": (damaged, verify),
+    "clear": (three_entries, clear),
+}
+
+
+def sweep(scenario: str, directory: Path) -> int:
+    prepare, act = SCENARIOS[scenario]
+    number = 0
+    while True:
+        number += 1
+        root = directory / str(number)
+        prepare(root)
+        child = os.fork()
+        if child == 0:
+            die_at(number)
+            act(root)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0, f"the child failed without being killed at {number}"
+            return number - 1
+        try:
+            check(root, damage_allowed=prepare in (damaged, purged))
+            if act is clear:
+                check_cleared(root)
+        except AssertionError as error:
+            raise AssertionError(f"killed at operation {number}: {error}") from error
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def check(root: Path, *, damage_allowed: bool) -> None:
+    store = Store(root)
+    problems = [report.problem for report in store.verify(discard=False) if report.problem]
+    assert not problems or damage_allowed, problems
+    if not (damage_allowed and problems):
+        entry = store.find(KEY)
+        assert entry is None or (entry.path / "b" / "c.npy").read_bytes() == b"c" * 200
+    entry = store.get_or_make(KEY, make, on_wait=fail_to_wait)
+    assert (entry.path / "a.npy").read_bytes() == b"a" * 100
+    assert (entry.path / "b" / "c.npy").read_bytes() == b"c" * 200
+    for directory in (root, root / "tdi"):
+        assert (directory / ".lacuna-cache").is_file(), f"{directory.name} has no marker"
+        assert (directory / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f59")
+    of_key = {name for name in leftovers(store) if KEY.digest in name}
+    # Died between making the directory of a claim and its record: goes when it is a minute old.
+    assert all(is_recordless(root / name) for name in of_key), of_key
+    old = time.time() - 100
+    for name in of_key:
+        os.utime(root / name, (old, old))
+    Store(root).get_or_make(KEY, make)
+    assert not {name for name in leftovers(store) if KEY.digest in name}
+
+
+def fail_to_wait(text: str) -> None:
+    raise AssertionError(text)
+
+
+def is_recordless(path: Path) -> bool:
+    records = [record.stat().st_size for record in path.iterdir()]
+    return path.parent.name == ".claims" and "." in path.name and sum(records) < 200
+
+
+def check_cleared(root: Path) -> None:
+    clear(root)
+    assert not list(Store(root).entries())
+    assert not leftovers(Store(root))
+
+
+if __name__ == "__main__":
+    os.fsync = lambda _: None  # type: ignore[assignment]  # a kill loses no page cache
+    sys.stdout.write(f"{sweep(sys.argv[1], Path(sys.argv[2]))}\n")

@@ -1,0 +1,152 @@
+"""Anything that may happen to a store, in any order, against a dict."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from tests.store.samples import dead_record, key_of, leave_claim, leftovers
+
+from lacuna.store import Key, Store
+
+NUMBERS = st.integers(0, 3)
+NAMES = st.sampled_from(["a.npy", "b/c.npy", "meta.json"])
+DEAD = dead_record()
+
+
+def content(number: int) -> bytes:
+    return bytes([number]) * (50 + number)
+
+
+class Died(BaseException):
+    """What unwinds a maker that is interrupted."""
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The model: number of each entry that is there → is it whole, sized right, or broken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp())
+        self.store = Store(self.directory / "cache")
+        self.model: dict[int, str] = {}
+        self.n_built = 0
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.directory)
+
+    @initialize(other_data=st.booleans())
+    def start(self, other_data: bool) -> None:
+        if other_data:
+            (self.directory / "cache").mkdir()
+            (self.directory / "cache" / "thesis").write_text("years")
+        self.other_data = other_data
+
+    def place(self, number: int) -> Path:
+        return self.store.root / key_of(number).location
+
+    def make_for(self, number: int):
+        def make(directory: Path) -> None:
+            self.n_built += 1
+            (directory / "a.npy").write_bytes(content(number))
+            (directory / "b").mkdir()
+            (directory / "b" / "c.npy").write_bytes(content(number)[::-1])
+
+        return make
+
+    @rule(number=NUMBERS)
+    def get(self, number: int) -> None:
+        before = self.n_built
+        entry = self.store.get_or_make(key_of(number), self.make_for(number))
+        state = self.model.get(number)
+        assert self.n_built - before == (state not in ("whole", "rotten"))
+        if state != "rotten":
+            assert (entry.path / "a.npy").read_bytes() == content(number)
+            self.model[number] = "whole"
+
+    @rule(number=NUMBERS)
+    def find(self, number: int) -> None:
+        found = self.store.find(key_of(number)) is not None
+        assert found == (self.model.get(number) in ("whole", "rotten"))
+
+    @rule(number=NUMBERS)
+    def interrupt(self, number: int) -> None:
+        if self.model.get(number) in ("whole", "rotten"):
+            return
+
+        def make(directory: Path) -> None:
+            (directory / "a.npy").write_bytes(b"half")
+            raise Died
+
+        try:
+            self.store.get_or_make(key_of(number), make)
+        except Died:
+            self.model.pop(number, None)  # what was broken is thrown away first
+        else:
+            raise AssertionError("made from nothing")
+
+    @rule(number=NUMBERS)
+    def crash(self, number: int) -> None:
+        key = key_of(number)
+        if not any(key.digest in name for name in leftovers(self.store)):
+            leave_claim(self.store, key, DEAD)
+
+    @rule(number=NUMBERS, name=NAMES)
+    def purge_a_file(self, number: int, name: str) -> None:
+        if number in self.model:
+            (self.place(number) / name).unlink(missing_ok=True)
+            self.model[number] = "broken"
+
+    @rule(number=NUMBERS, name=NAMES)
+    def truncate(self, number: int, name: str) -> None:
+        path = self.place(number) / name
+        if number in self.model and path.exists():
+            path.write_bytes(path.read_bytes()[:-1])
+            self.model[number] = "broken"
+
+    @rule(number=NUMBERS)
+    def rot(self, number: int) -> None:
+        path = self.place(number) / "a.npy"
+        if self.model.get(number) in ("whole", "rotten"):
+            path.write_bytes(bytes([255]) + path.read_bytes()[1:])
+            self.model[number] = "rotten"
+
+    @rule()
+    def verify(self) -> None:
+        problems = [report for report in self.store.verify() if report.problem]
+        assert len(problems) == sum(state != "whole" for state in self.model.values())
+        self.model = {key: state for key, state in self.model.items() if state == "whole"}
+
+    @rule(number=NUMBERS)
+    def clear(self, number: int) -> None:
+        digest = key_of(number).digest
+        plan = self.store.plan_clear(lambda entry: entry.digest == digest, force=True)
+        plan.execute()
+        self.model = {
+            other: state
+            for other, state in self.model.items()
+            if state != "broken" and other != number
+        }
+
+    @rule()
+    def clear_all(self) -> None:
+        self.store.plan_clear(force=True).execute()
+        self.model = {}
+        assert not leftovers(self.store)
+
+    @invariant()
+    def entries_are_those_of_the_model(self) -> None:
+        digests: set[str] = {entry.digest for entry in self.store.entries()}
+        keys: list[Key] = [key_of(n) for n, state in self.model.items() if state != "broken"]
+        assert digests == {key.digest for key in keys}
+
+    @invariant()
+    def other_data_is_untouched(self) -> None:
+        if getattr(self, "other_data", False):
+            assert (self.store.root / "thesis").read_text() == "years"
+
+
+TestStore = StoreMachine.TestCase
+TestStore.settings = settings(max_examples=40, stateful_step_count=25)
