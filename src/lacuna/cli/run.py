@@ -196,9 +196,8 @@ def _plan(
     args: argparse.Namespace, command: Sequence[str]
 ) -> "tuple[Store, BatchPlan, Background | None]":
     from lacuna.bids.dataset import find_lesions
-    from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.batch import Choices, plan_batch, screen
-    from lacuna.workflow.lesion import check_spaces, tractogram_space
+    from lacuna.workflow.lesion import require_space, tractogram_space
     from lacuna.workflow.stores import open_store
 
     listing = find_lesions(args.input, args.participant_label)
@@ -214,13 +213,11 @@ def _plan(
         save_streamlines=args.save_streamlines,
         strict=args.strict,
     )
-    # Compared with itself: an unstated space is refused before anything is read.
-    name = check_spaces(space, space, lesion_name=path.name, tractogram_name=path.name)
-    assert space is not None
+    space = require_space(space, path.name, "--tractogram-space", "the tractogram")
     screen(listing, space, choices, tractogram_name=path.name)
-    template = _load_template(args.template, name)
+    template = _load_template(args.template, space.name)
     store = open_store(args.settings)
-    record = _describe_run(args, command, store, path, StatedSpace(name, space.source))
+    record = _describe_run(args, command, store, path, space)
     return store, plan_batch(listing, args.output_dir, record, choices), template
 
 

@@ -242,8 +242,8 @@ def check_spaces(
     SpaceError
         If one is not stated, or they differ.
     """
-    lesion = _require_stated(lesion_space, lesion_name, "--space", "the mask")
-    tractogram = _require_stated(
+    lesion = require_space(lesion_space, lesion_name, "--space", "the mask")
+    tractogram = require_space(
         tractogram_space, tractogram_name, "--tractogram-space", "the tractogram"
     )
     lesion_resolved, tractogram_resolved = (
@@ -356,9 +356,25 @@ def decide_space(
     return resolved
 
 
-def _require_stated(
+def require_space(
     space: StatedSpace | str | None, name: str, option: str, what: str
 ) -> StatedSpace:
+    """Return a space that was stated.
+
+    Parameters
+    ----------
+    space
+        What was found, if anything.
+    name
+        Whose space it is, for the message.
+    option, what
+        How it can be stated, and beside which file.
+
+    Raises
+    ------
+    SpaceError
+        If it was not; says how to state it.
+    """
     if space is not None:
         return StatedSpace(space, "as given") if isinstance(space, str) else space
     folded = Path(name).name.casefold()
