@@ -10,6 +10,15 @@ from numpy.typing import NDArray
 
 from lacuna.geometry.grid import FloatArray, Grid
 from lacuna.geometry.streamlines import Streamlines
+from lacuna.tractogram.index import (
+    build_hits,
+    build_map,
+    build_streamlines,
+    open_hits,
+    open_map,
+    open_streamlines,
+)
+from lacuna.tractogram.query import Index
 
 Voxel = tuple[int, int, int]
 
@@ -73,7 +82,9 @@ PHANTOMS = {
         [(-3, 7, 7), (11, 7, 7)], "077 177 277 377 477 577 677 777", ""
     ),
     "in the grid's upper face: outside": _phantom([(1, 7.5, 1), (3, 7.5, 1)], "", ""),
-    "in the grid's lower face: inside": _phantom([(1, -0.5, 1), (2, -0.5, 1)], "101 201", "101 201"),
+    "in the grid's lower face: inside": _phantom(
+        [(1, -0.5, 1), (2, -0.5, 1)], "101 201", "101 201"
+    ),
     "past a corner of the grid": _phantom([(-2, 0, 0), (0, -2, 0)], "", ""),
     "twice the same point": _phantom([(4, 4, 4), (4, 4, 4)], "444", "444"),
     "a single point": _phantom([(2.5, 3, 4)], "334", "334"),
@@ -181,3 +192,52 @@ def write_nifti(path: Path, array: NDArray[np.generic], grid: Grid) -> Grid:
     image.set_qform(grid.affine, 1)
     nib.save(image, path)
     return Grid(grid.shape, nib.load(path).affine)
+
+
+def points_on_faces(grid: Grid, n: int, seed: int = 0) -> Streamlines:
+    """Return streamlines of one point, each on a voxel face as nearly as coordinates can be.
+
+    Whoever rounds them differently in the last bit puts some into other voxels.
+    """
+    random = np.random.default_rng(seed)
+    voxels = random.uniform(-0.5, np.array(grid.shape) - 0.5, (n, 3))
+    axis = random.integers(0, 3, n)
+    voxels[np.arange(n), axis] = np.round(voxels[np.arange(n), axis]) + 0.5
+    points = grid.to_world(voxels).astype(np.float32)
+    return Streamlines(points.reshape(-1), np.arange(n) * 3, np.ones(n, np.int64))
+
+
+def spheres(grid: Grid, centres_mm: FloatArray, radius_mm: float) -> NDArray[np.bool_]:
+    """Return a mask of the voxels whose centres lie in spheres around centres (n, 3)."""
+    mask = np.zeros(grid.shape, np.bool_)
+    reach = radius_mm / np.array(grid.voxel_sizes_mm) + 1
+    for centre in np.asarray(centres_mm, np.float64):
+        middle = grid.to_voxels(centre[np.newaxis])[0]
+        low = np.clip(np.floor(middle - reach), 0, grid.shape).astype(int)
+        high = np.clip(np.ceil(middle + reach) + 1, 0, grid.shape).astype(int)
+        at = np.stack(np.meshgrid(*map(np.arange, low, high), indexing="ij"), axis=-1)
+        distances = np.linalg.norm(grid.to_world(at.reshape(-1, 3)) - centre, axis=1)
+        box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        mask[box] |= (distances <= radius_mm).reshape(at.shape[:3])
+    return mask
+
+
+def build_index(
+    streamlines: Streamlines,
+    grid: Grid,
+    directory: Path,
+    *,
+    rule: str = "segment",
+    upsample: int = 1,
+    threads: int = 1,
+) -> Index:
+    """Build the three parts of an index below a directory, and open them."""
+    places = [directory / name for name in ("streamlines", "hits", "map")]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+    build_streamlines(streamlines, places[0], threads=threads)
+    parts = open_streamlines(places[0])
+    build_hits(streamlines, parts, places[1], threads=threads)
+    build_map(streamlines, parts, grid, places[2], rule=rule, upsample=upsample, threads=threads)
+    mapped = open_map(places[2], grid, rule, upsample)
+    return Index(streamlines, parts, open_hits(places[1], parts), mapped)

@@ -32,7 +32,7 @@ def choose_grid(
         If it is neither an image nor a voxel size that can be used.
     """
     try:
-        size_mm = float(reference)
+        size_mm = float(str(reference))
     except ValueError:
         if not Path(reference).is_file():
             raise OptionError(

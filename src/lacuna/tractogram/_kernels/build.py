@@ -10,7 +10,6 @@ from lacuna.tractogram._kernels.mrtrix import visit_mrtrix
 from lacuna.tractogram._kernels.segment import (
     FRACTION_BITS,
     UNITS,
-    Integer,
     Units,
     flat_voxel,
     to_units,
@@ -116,7 +115,7 @@ def measure(
             for axis in range(3):
                 value = np.float64(points[p, axis])
                 if not np.isfinite(value):
-                    return number
+                    return int(number)
                 box[0, axis] = min(box[0, axis], value)
                 box[1, axis] = max(box[1, axis], value)
             if p > 0:
@@ -168,7 +167,8 @@ def visit(
 ) -> tuple[int, NDArray[np.int64]]:
     """Return the voxels that one streamline visits under a rule, with repeats."""
     if frame.rule == SEGMENT:
-        return visit_segment(points, n_points, frame.matrix, frame.shape, out)
+        n_out, out = visit_segment(points, n_points, frame.matrix, frame.shape, out)
+        return n_out, out
     need = n_points * (len(frame.hermite) + 1) + 1
     if need > len(out):
         out = np.empty(2 * need, np.int64)

@@ -158,10 +158,6 @@ def voxel_of_point(
     x: float, y: float, z: float, voxel_from_world: NDArray[np.float64], shape: NDArray[np.int64]
 ) -> Integer:
     """Return the C-order number of the voxel that holds a point, −1 outside the grid."""
-    here = to_units(x, y, z, voxel_from_world)
-    return flat_voxel(
-        here[0] >> FRACTION_BITS,
-        here[1] >> FRACTION_BITS,
-        here[2] >> FRACTION_BITS,
-        shape,
-    )
+    i, j, k = to_units(x, y, z, voxel_from_world)
+    voxel: Integer = flat_voxel(i >> FRACTION_BITS, j >> FRACTION_BITS, k >> FRACTION_BITS, shape)
+    return voxel
