@@ -18,7 +18,6 @@ from lacuna.utils.owner import (
     find_marks,
     read_record,
     record_name,
-    unique_name,
     verdict,
     write_record,
 )
@@ -144,7 +143,7 @@ def test_marks__are_found_between_any_prefix_and_suffix(lifetime):
     token = current_owner().token
     for prefix in ("", "snm_sub-01_", "x" * 40, f"{'a' * 10}_c{'b' * 8}", record_name(token)):
         for suffix in ("", ".nii.gz", "_abcdefghij_p12345678"):
-            name = prefix + unique_name(token, lifetime) + suffix
+            name = prefix + owner.unique_name(token, lifetime) + suffix
             assert (token, lifetime) in find_marks(name)
 
 

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from typing import Any, TypeVar
 
     from lacuna.utils.filesystem import Location
+    from lacuna.utils.owner import Owner
 
     T = TypeVar("T")
     PathText = str | os.PathLike[str]
@@ -173,8 +174,9 @@ def get_temp_dir(prefix: str = "") -> Path:
     """
     from lacuna.utils import owner
 
-    ours = owner.current_owner().scratch_ends_with_process
-    return _make_directory(prefix, owner.PROCESS if ours else owner.CALLER)[0]
+    me = owner.current_owner()
+    lifetime = owner.PROCESS if me.scratch_ends_with_process else owner.CALLER
+    return _make_directory(prefix, me, lifetime)[0]
 
 
 def make_temp_file(
@@ -219,7 +221,7 @@ def make_temp_file(
         )
 
     # Nothing tells when the file is gone, so its record stays for as long as the process does.
-    return _make_in_temp_base(make, owner.CALLER)[0]
+    return _make_in_temp_base(make, me, owner.CALLER)[0]
 
 
 def temp_dir(prefix: str = "") -> _TemporaryDirectory:
@@ -319,9 +321,9 @@ class _TemporaryDirectory:
 
         # What is to be kept must not be taken for a dead process's leftovers later.
         self._kept = locations.keeps_tmp()
+        self._lifetime = owner.CALLER if self._kept else owner.PROCESS
         self._owner = owner.current_owner()
-        lifetime = owner.CALLER if self._kept else owner.PROCESS
-        self._path, self._base = _make_directory(self._prefix, lifetime)
+        self._path, self._base = _make_directory(self._prefix, self._owner, self._lifetime)
         return self._path
 
     def __exit__(
@@ -336,7 +338,7 @@ class _TemporaryDirectory:
         if self._kept or locations.keeps_tmp() or owner.current_owner() is not self._owner:
             return
         _remove_tree(self._path)
-        self._owner.release(self._base)
+        self._owner.release(self._base, self._lifetime)
 
 
 def _part_of_cache(name: str) -> Path:
@@ -348,26 +350,22 @@ def _part_of_cache(name: str) -> Path:
     return _as_path(path)
 
 
-def _make_directory(prefix: str, lifetime: str) -> tuple[Path, str]:
+def _make_directory(prefix: str, me: Owner, lifetime: str) -> tuple[Path, str]:
     """Return a new temp directory, and the temp base that it lies in."""
-    from lacuna.utils import owner
+    from lacuna.utils.owner import unique_name
 
     _check_name("prefix", prefix)
-    token = owner.current_owner().token
 
     def make(base: str) -> Path:
-        name = prefix + owner.unique_name(token, lifetime)
+        name = prefix + unique_name(me.token, lifetime)
         os.mkdir(base + os.sep + name, 0o700)
         return _as_path(base) / name
 
-    return _make_in_temp_base(make, lifetime)
+    return _make_in_temp_base(make, me, lifetime)
 
 
-def _make_in_temp_base(make: Callable[[str], T], lifetime: str) -> tuple[T, str]:
+def _make_in_temp_base(make: Callable[[str], T], me: Owner, lifetime: str) -> tuple[T, str]:
     """Call ``make`` on the temp base once its owner has signed; again if a name is taken."""
-    from lacuna.utils import owner
-
-    me = owner.current_owner()
     for attempt in range(100):
         # At first as if the base were there, which a new name proves as well as a look would.
         base, source = find_temp_base(make=attempt > 0)
@@ -376,13 +374,12 @@ def _make_in_temp_base(make: Callable[[str], T], lifetime: str) -> tuple[T, str]
             try:
                 return make(base), base
             except BaseException:
-                if lifetime == owner.PROCESS:
-                    me.release(base)
+                me.release(base, lifetime)
                 raise
         except OSError as error:
             failure = locations.failure("tmp_dir", base, source, error)
             if error.errno == errno.ENOENT:
-                me.sign_again(base)  # somebody's purge took the base, and the record with it
+                me.sign_again(base)  # somebody's purge may have taken base and record
             elif attempt and error.errno != errno.EEXIST:
                 raise failure from error
     raise failure
@@ -415,8 +412,8 @@ def _open_up(path: PathText) -> None:
 
 
 def _check_name(what: str, text: str) -> None:
-    forbidden = "/\\\0:" if sys.platform == "win32" else "/\\\0"
-    if text == ".." or any(character in text for character in forbidden):
+    drive = sys.platform == "win32" and ":" in text
+    if drive or text == ".." or "/" in text or "\\" in text or "\0" in text:
         raise ValueError(
             f"The {what} {text!r} would lead out of the temp directory: "
             "it may hold no path separator and no NUL, and not be '..'."

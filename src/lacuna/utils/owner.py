@@ -79,8 +79,10 @@ class Owner:
             if not os.path.lexists(self._record_in(base)):
                 self._signed.discard(base)
 
-    def release(self, base: str) -> None:
-        """Note that a name of this process is gone; the last one takes the record with it."""
+    def release(self, base: str, lifetime: str) -> None:
+        """Note that a name is gone; the last one of a process takes the record with it."""
+        if lifetime == CALLER:
+            return
         with self._lock:
             self._live[base] -= 1
             if not self._live[base] and base not in self._callers:
