@@ -240,3 +240,32 @@ def test_child_environment__keeps_locations_where_the_rest_is_dropped(tmp_path, 
         """
     )
     assert lines[:2] == [str(tmp_path / "c"), str(tmp_path / "t")]
+
+
+def test_child__forked_while_another_thread_configures_does_not_hang(run_script):
+    assert run_script(
+        """
+        import os, threading
+        from lacuna.utils import locations
+        from lacuna.utils.cache import configure_cache
+        held, done = threading.Event(), threading.Event()
+        def hold():
+            with locations._lock():
+                held.set(); done.wait(30)
+        thread = threading.Thread(target=hold); thread.start(); held.wait()
+        if os.fork() == 0:
+            configure_cache("/child"); os._exit(0)
+        print(os.waitstatus_to_exitcode(os.wait()[1])); done.set(); thread.join()
+        """
+    ) == ["0"]
+
+
+def test_child__learns_a_path_that_is_no_text(tmp_path, run_script):
+    place = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        Path(os.fsdecode(place)).mkdir()
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    configure_cache(os.fsdecode(place))
+    code = "import os; from lacuna.utils.cache import *; print(os.fsencode(get_cache_dir()))"
+    assert run_script(code) == [repr(place)]

@@ -83,7 +83,7 @@ def test_owner__forking_while_another_thread_asks_does_not_hang(run_script):
         owner.current_owner()
         held = threading.Event(); done = threading.Event()
         def hold():
-            with owner._owner_lock:
+            with owner._locks[os.getpid()]:
                 held.set(); done.wait(30)
         thread = threading.Thread(target=hold); thread.start(); held.wait()
         if os.fork() == 0:

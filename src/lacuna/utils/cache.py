@@ -352,12 +352,12 @@ def _part_of_cache(name: str) -> Path:
 
 def _make_directory(prefix: str, me: Owner, lifetime: str) -> tuple[Path, str]:
     """Return a new temp directory, and the temp base that it lies in."""
-    from lacuna.utils.owner import unique_name
+    from lacuna.utils import owner
 
     _check_name("prefix", prefix)
 
     def make(base: str) -> Path:
-        name = prefix + unique_name(me.token, lifetime)
+        name = prefix + owner.unique_name(me.token, lifetime)
         os.mkdir(base + os.sep + name, 0o700)
         return _as_path(base) / name
 

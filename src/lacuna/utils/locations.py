@@ -31,7 +31,7 @@ _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _TITLES = {"cache_dir": "cache directory", "tmp_dir": "temp directory"}
 _VARIABLES = {"cache_dir": "LACUNA_CACHE_DIR", "tmp_dir": "LACUNA_TMP_DIR"}
 
-_lock = RLock()
+_locks: dict[int, RLock] = {}
 _warned: set[str] = set()
 _parsed: tuple[str, dict[str, Any]] = ("", {})
 
@@ -70,6 +70,11 @@ class Choice:
         return [self.texts if self.several else self.texts[0], self.source, self.relative_to]
 
 
+def _lock() -> RLock:
+    # One for each process: a forked child must not wait for a thread that it does not have.
+    return _locks.setdefault(os.getpid(), RLock())
+
+
 def set_locations(
     cache_dir: Choice | None = None,
     tmp_dir: Choice | None = None,
@@ -94,7 +99,7 @@ def set_locations(
         of taking it back.
     """
     layer = "site_" if site else ""
-    with _lock:
+    with _lock():
         state = dict(_state())
         anchors = dict(state.get("anchors", {}))
         for key, choice in (("cache_dir", cache_dir), ("tmp_dir", tmp_dir)):
@@ -114,7 +119,7 @@ def set_locations(
 
 def reset() -> None:
     """Take back whatever was configured, here or in the process that started this one."""
-    with _lock:
+    with _lock():
         _warned.clear()
         os.environ.pop(EXPORT, None)
 
@@ -127,7 +132,7 @@ def set_keep_tmp(keep: bool | None) -> None:
     keep
         None: the variable counts again.
     """
-    with _lock:
+    with _lock():
         _export({**_state(), "keep_tmp": keep})
 
 
@@ -276,7 +281,7 @@ def _resolve(text: str, chosen: Choice) -> str:
         return os.path.join(chosen.relative_to, path)
     directory, warned = _state().get("anchors", {}).get(path, ("", False))
     if not warned:
-        with _lock:
+        with _lock():
             directory = directory or _working_directory(path, chosen.source)
             state = _state()
             anchors = {**state.get("anchors", {}), path: [directory, True]}
@@ -331,7 +336,7 @@ def _fall_back(default: str, reason: str, *, make: bool) -> str:
     user = os.getuid() if sys.platform != "win32" else os.environ.get("USERNAME", "user")
     path = os.path.join(directory, f"lacuna-{user}")
     if make:
-        with _lock:
+        with _lock():
             fallbacks = {**_state().get("fallbacks", {}), default: path}
             _export({**_state(), "fallbacks": fallbacks})
         warn(f"The cache is kept in {path}, since {reason}; set LACUNA_CACHE_DIR to keep it.")
@@ -467,7 +472,7 @@ def _way_out(key: str) -> str:
 
 def warn(message: str) -> None:
     """Warn once, at the line that called into this package."""
-    with _lock:
+    with _lock():
         if message in _warned:
             return
         _warned.add(message)

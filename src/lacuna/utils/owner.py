@@ -127,7 +127,7 @@ class Verdict:
 
 
 _owner: Owner | None = None
-_owner_lock = RLock()
+_locks: dict[int, RLock] = {}
 _watching_forks = False
 _watching_exit = False
 
@@ -138,7 +138,8 @@ def current_owner() -> Owner:
     owner = _owner
     if owner is not None and owner.record["pid"] == os.getpid():
         return owner
-    with _owner_lock:
+    # One lock for each process: a forked child must not wait for a thread that it does not have.
+    with _locks.setdefault(os.getpid(), RLock()):
         if not _watching_forks and hasattr(os, "register_at_fork"):
             # The pid alone does not tell a fork: in a new namespace the child may have the same.
             os.register_at_fork(after_in_child=_forget_parent)
@@ -149,9 +150,8 @@ def current_owner() -> Owner:
 
 
 def _forget_parent() -> None:
-    global _owner, _owner_lock
+    global _owner
     _owner = None
-    _owner_lock = RLock()  # another thread of the parent may have held it
 
 
 def _remove_records_at_exit() -> None:
@@ -217,7 +217,7 @@ def write_record(path: str | os.PathLike[str], owner: Owner | None = None) -> No
     """
     import json
 
-    text = json.dumps((owner or current_owner()).record, indent=1).encode("ascii")
+    text = json.dumps((owner or current_owner()).record).encode("ascii")
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         try:
