@@ -1,4 +1,4 @@
-"""Rules `segment` and `vertex` in exact fractions: no rounding, no walk, every box looked at."""
+"""Rules `segment` and `vertex` in exact fractions: no rounding, no walk, every near box looked at."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -7,12 +7,14 @@ from math import floor
 
 import numpy as np
 
-from lacuna.geometry.grid import BoolArray, FloatArray, Grid
+from lacuna.geometry.grid import FloatArray, Grid
 
 Voxel = tuple[int, int, int]
 Point = Sequence[Fraction]
 
 HALF = Fraction(1, 2)
+FAR = 0.9
+"""Voxels. A box whose centre is further from a line than its corners are, 0.87, does not meet it."""
 
 
 def segment_voxels(points: FloatArray, grid: Grid) -> set[Voxel]:
@@ -31,13 +33,6 @@ def segment_voxels(points: FloatArray, grid: Grid) -> set[Voxel]:
 def vertex_voxels(points: FloatArray, grid: Grid) -> set[Voxel]:
     """Return the voxels of the canonical grid that hold a vertex."""
     return boxes_of_points(voxel_coordinates(points, grid), grid.canonical.shape)
-
-
-def is_cut(points: FloatArray, mask: BoolArray, grid: Grid, rule: str = "segment") -> bool:
-    """Tell whether a polyline meets a set voxel of a mask, as stored, under a rule."""
-    visit = {"segment": segment_voxels, "vertex": vertex_voxels}[rule]
-    turned = grid.orientation.to_canonical(mask)
-    return any(turned[voxel] for voxel in visit(points, grid))
 
 
 def voxel_coordinates(points: FloatArray, grid: Grid) -> list[list[Fraction]]:
@@ -78,8 +73,18 @@ def boxes_on_polyline(points: Sequence[Point], shape: Sequence[int]) -> set[Voxe
             )
             for axis in range(3)
         ]
-        found |= {voxel for voxel in product(*spans) if _meets_box(start, stop, voxel)}
+        found |= {voxel for voxel in _near(start, stop, spans) if _meets_box(start, stop, voxel)}
     return found
+
+
+def _near(start: Point, stop: Point, spans: Sequence[range]) -> list[Voxel]:
+    """Return the boxes that are worth a look in fractions, which is slow."""
+    boxes = np.array(list(product(*spans)), np.int64).reshape(-1, 3)
+    here, step = np.array(start, np.float64), np.array(stop, np.float64) - np.array(start, float)
+    length = max(float(step @ step), 1e-30)
+    times = np.clip((boxes - here) @ step / length, 0, 1)
+    distances = np.linalg.norm(boxes - here - times[:, np.newaxis] * step, axis=1)
+    return [(int(i), int(j), int(k)) for i, j, k in boxes[distances < FAR]]
 
 
 def _is_inside(voxel: Voxel, shape: Sequence[int]) -> bool:

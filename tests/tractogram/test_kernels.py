@@ -19,7 +19,7 @@ SMALL = (4, 5, 3)
 
 
 def visited(points, grid, rule="segment", room=1):
-    points = np.asarray(points, np.float32).reshape(-1, 3)
+    points = np.ascontiguousarray(points, np.float32).reshape(-1, 3)
     frame = frame_of(grid, rule)
     n, out = visit(frame, points, len(points), np.empty(max(room, 1), np.int64))
     return {tuple(map(int, np.unravel_index(v, grid.canonical.shape))) for v in out[:n]}
