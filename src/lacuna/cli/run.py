@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lacuna.cli.options import add_threads, common_options, positive
-from lacuna.errors import LacunaError, OptionError, SpaceError
+from lacuna.cli.tractogram import (
+    add_index_options,
+    find_space,
+    find_tractogram,
+    option_as_space,
+    read_weights,
+    report_grid,
+    setting_as_space,
+    show_progress,
+)
+from lacuna.errors import LacunaError, SpaceError
 
 if TYPE_CHECKING:
-    from lacuna.analysis.structural import Disconnection, Weighting
+    from lacuna.analysis.structural import Disconnection
+    from lacuna.geometry.grid import FloatArray
     from lacuna.geometry.space import StatedSpace
     from lacuna.report.figures import Background
     from lacuna.store import Store
@@ -69,7 +80,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--tractogram", type=Path, metavar="T", help="normative tractogram: .tck, .trk or .trx"
     )
-    what.add_argument("--tractogram-space", metavar="S", help="its space, such as MNI152NLin6Asym")
     what.add_argument("--space", metavar="S", help="space of the lesions, if they do not say")
     what.add_argument(
         "--participant-label",
@@ -79,23 +89,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only these participants, with or without sub-",
     )
     how = parser.add_argument_group("how")
-    how.add_argument(
-        "--grid",
-        default="2",
-        metavar="REF|1|2",
-        help="grid of the maps: that of an image, or voxels of 1 or 2 mm (default: 2); "
-        "does not change what is cut",
-    )
-    how.add_argument(
-        "--rule",
-        choices=["segment", "mrtrix", "vertex"],
-        default="segment",
-        help="when a streamline visits a voxel: its line does (default), or as in MRtrix3, or "
-        "only its stored points do",
-    )
-    how.add_argument(
-        "--upsample", type=positive, metavar="N", help="rule mrtrix: pieces per step of the file"
-    )
+    add_index_options(how)
     how.add_argument(
         "--min-tdi",
         type=positive,
@@ -187,63 +181,43 @@ def map_lesions(
     Finished or None
         None if only the plan was wanted.
     """
-    store, plan, template = _plan(args, command)
-    _say(args, str(plan))
-    return None if args.dry_run else _execute(args, store, plan, template, tell)
+    ready = _prepare(args, command)
+    _say(args, str(ready.plan))
+    return None if args.dry_run else _execute(args, ready, tell)
 
 
-def _plan(
-    args: argparse.Namespace, command: Sequence[str]
-) -> "tuple[Store, BatchPlan, Background | None]":
+class _Prepared(NamedTuple):
+    """Everything that was read and checked before the index is opened."""
+
+    store: "Store"
+    plan: "BatchPlan"
+    template: "Background | None"
+    weights: "FloatArray | None"
+
+
+def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.batch import Choices, plan_batch, screen
-    from lacuna.workflow.lesion import require_space, tractogram_space
+    from lacuna.workflow.lesion import require_space
     from lacuna.workflow.stores import open_store
 
     listing = find_lesions(args.input, args.participant_label)
-    path = _find_tractogram(args)
-    space = tractogram_space(
-        path,
-        _option_as_space(args, "tractogram_space"),
-        default_space=_setting_as_space(args, "tractogram_space"),
-    )
+    path = find_tractogram(args)
     choices = Choices(
-        space=_option_as_space(args, "space"),
-        default_space=_setting_as_space(args, "space"),
+        space=option_as_space(args, "space"),
+        default_space=setting_as_space(args, "space"),
         save_streamlines=args.save_streamlines,
         strict=args.strict,
     )
-    space = require_space(space, path.name, "--tractogram-space", "the tractogram")
+    space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, space.name)
+    weights = read_weights(args.weights) if args.weights else None
     store = open_store(args.settings)
     record = _describe_run(args, command, store, path, space)
-    return store, plan_batch(listing, args.output_dir, record, choices), template
-
-
-def _find_tractogram(args: argparse.Namespace) -> Path:
-    if args.tractogram is not None:
-        return Path(args.tractogram).absolute()
-    configured: tuple[Path, ...] = args.settings.paths("tractogram")
-    if not configured:
-        raise OptionError(
-            "No tractogram: give --tractogram FILE, or set tractogram in the configuration file."
-        )
-    return configured[0].absolute()
-
-
-def _option_as_space(args: argparse.Namespace, name: str) -> "StatedSpace | None":
-    from lacuna.geometry.space import StatedSpace
-
-    value = getattr(args, name)
-    return StatedSpace(value, f"--{name.replace('_', '-')}") if value else None
-
-
-def _setting_as_space(args: argparse.Namespace, key: str) -> "StatedSpace | None":
-    from lacuna.geometry.space import StatedSpace
-
-    value = getattr(args.settings, key)
-    return StatedSpace(value, args.settings.sources[key]) if value else None
+    return _Prepared(
+        store, plan_batch(listing, args.output_dir, record, choices), template, weights
+    )
 
 
 def _describe_run(
@@ -254,22 +228,19 @@ def _describe_run(
     space: "StatedSpace",
 ) -> "RunRecord":
     """Return what all results will share; the index is not opened yet."""
-    from lacuna.workflow.products import find_box
     from lacuna.workflow.record import RunRecord, find_reference
-    from lacuna.workflow.report_grid import choose_grid
 
-    threads = args.settings.num_threads
     return RunRecord(
         command=command,
         rule=args.rule,
         upsample=args.upsample,
         min_tdi=args.min_tdi,
-        grid=choose_grid(args.grid, space.name, lambda: find_box(store, path, threads=threads)),
+        grid=report_grid(args, store, path),
         tractogram=path,
         tractogram_space=space.name,
         space_source=space.source,
         fingerprint=store.fingerprint(path),
-        threads=threads,
+        threads=args.settings.num_threads,
         weights=args.weights,
         weights_fingerprint=store.fingerprint(args.weights) if args.weights else None,
         spatial_reference=find_reference(path),
@@ -277,56 +248,43 @@ def _describe_run(
 
 
 def _execute(
-    args: argparse.Namespace,
-    store: "Store",
-    plan: "BatchPlan",
-    template: "Background | None",
-    tell: "Callable[[Outcome], None] | None",
+    args: argparse.Namespace, ready: _Prepared, tell: "Callable[[Outcome], None] | None"
 ) -> Finished:
     from dataclasses import replace
 
+    from lacuna.analysis.structural import Weighting
     from lacuna.workflow.batch import execute
     from lacuna.workflow.products import open_index
 
-    record, start = plan.record, time.perf_counter()
-    opened = open_index(
-        store,
-        record.tractogram,
-        grid=record.grid,
-        rule=record.rule,
-        upsample=record.upsample,
-        threads=record.threads,
-    )
-    index_seconds = time.perf_counter() - start
+    record, start = ready.plan.record, time.perf_counter()
+    with show_progress(args) as progress:
+        opened = open_index(
+            ready.store,
+            record.tractogram,
+            grid=record.grid,
+            rule=record.rule,
+            upsample=record.upsample,
+            threads=record.threads,
+            progress=progress,
+        )
+    index, index_seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
     _say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
-    record = replace(record, n_streamlines=opened.n_streamlines, cache_keys=opened.keys)
-    plan, start = replace(plan, record=record), time.perf_counter()
+    record = replace(
+        record,
+        n_streamlines=opened.n_streamlines,
+        pieces_per_step=index.map.upsample,
+        cache_keys=opened.keys,
+    )
+    plan, start = replace(ready.plan, record=record), time.perf_counter()
     outcomes = execute(
         plan,
-        opened.index,
-        weighting=_read_weights(args, opened),
-        draw=None if args.no_figures else _figures(record, template),
+        index,
+        weighting=None if ready.weights is None else Weighting.of(index, ready.weights),
+        draw=None if args.no_figures else _figures(record, ready.template),
         on_outcome=tell,
     )
     return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)
-
-
-def _read_weights(args: argparse.Namespace, opened: "OpenedIndex") -> "Weighting | None":
-    if args.weights is None:
-        return None
-    import numpy as np
-
-    from lacuna.analysis.structural import Weighting
-
-    try:
-        weights = np.loadtxt(args.weights, comments="#").ravel()
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"--weights {args.weights} cannot be read as numbers ({error}): one per streamline is "
-            "needed, as SIFT2 writes them."
-        ) from error
-    return Weighting.of(opened.index, weights)
 
 
 def _load_template(path: Path | None, space: str) -> "Background | None":

@@ -41,7 +41,8 @@ class RunRecord:
     command
         The command line, or what stands for it.
     rule, upsample, min_tdi
-        Mapping rule, pieces per step (rule ``mrtrix`` only), and streamlines that a voxel needs.
+        Mapping rule, pieces per step as asked for (rule ``mrtrix`` only), and streamlines that a
+        voxel needs.
     grid
         Report grid.
     tractogram
@@ -60,6 +61,8 @@ class RunRecord:
         File of a weight per streamline, if any.
     weights_fingerprint
         xxh3-128 of its content.
+    pieces_per_step
+        Pieces into which each step was divided.
     spatial_reference
         What the tractogram's own sidecar says of a space that is no known template.
     """
@@ -78,6 +81,7 @@ class RunRecord:
     threads: int = 1
     weights: Path | None = None
     weights_fingerprint: str | None = None
+    pieces_per_step: int = 1
     spatial_reference: str | None = None
 
     @property
@@ -109,6 +113,7 @@ class RunRecord:
             "Rule": self.rule,
             "RuleDescription": RULES[self.rule],
             "Upsample": self.upsample,
+            "PiecesPerStep": self.pieces_per_step,
             "MinTDI": self.min_tdi,
             "ReportGrid": describe_grid(self.grid),
             "Tractogram": {
