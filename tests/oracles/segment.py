@@ -1,4 +1,4 @@
-"""Rules `segment` and `vertex` in exact fractions: no rounding, no walk, every near box looked at."""
+"""Rules `segment` and `vertex` in exact fractions: no rounding, no walk, each near box looked at."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -14,7 +14,7 @@ Point = Sequence[Fraction]
 
 HALF = Fraction(1, 2)
 FAR = 0.9
-"""Voxels. A box whose centre is further from a line than its corners are, 0.87, does not meet it."""
+"""Voxels. A box with its centre further from a line than from its corners, 0.87, is not met."""
 
 
 def segment_voxels(points: FloatArray, grid: Grid) -> set[Voxel]:

@@ -82,7 +82,7 @@ def test_visit__does_not_depend_on_the_direction_of_a_streamline(points):
 
 def test_visit__rounds_coordinates_by_less_than_single_precision_does():
     # At 50 mm from the origin neighbouring single-precision numbers are 4e-6 mm apart.
-    assert 1 / UNITS < np.spacing(np.float32(50))
+    assert np.spacing(np.float32(50)) > 1 / UNITS
 
 
 def test_visit__a_step_across_the_largest_grid_stays_exact():
