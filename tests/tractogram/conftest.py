@@ -3,6 +3,14 @@ from pathlib import Path
 import pytest
 from tests.phantoms import build_index
 
+from lacuna.workflow.kernels import keep_kernels
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_kernels():
+    """Compile each kernel once for all runs, not once for each process."""
+    keep_kernels()
+
 
 @pytest.fixture
 def make_index(tmp_path):
