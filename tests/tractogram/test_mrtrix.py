@@ -89,9 +89,10 @@ def test_mrtrix_frame__of_a_cropped_mask_counts_from_where_it_was_cropped():
     assert grid.shape == (91, 98, 62)
 
 
-def test_mrtrix_frame__takes_the_voxel_sizes_of_the_header_not_of_the_rounded_affine():
+@pytest.mark.parametrize("stated", [(1.3, 1.9, 2.7), (0.859375, 1.796875, 2.29167)])
+def test_mrtrix_frame__takes_the_voxel_sizes_of_the_header_not_of_the_rounded_affine(stated):
     turn = np.linalg.qr([[1.0, 0.2, 0.1], [-0.2, 1, 0.3], [0, -0.3, 1]])[0]
-    stated = np.array([1.3, 1.9, 2.7])
+    stated = np.array(stated)
     affine = np.eye(4)
     affine[:3, :3] = (turn * stated).astype(np.float32)
     _, canonical = mrtrix_frame(Grid((9, 9, 9), affine))

@@ -114,10 +114,14 @@ def hermite_weights(ratio: int) -> NDArray[np.float32]:
 
 
 def _header_sizes(grid: Grid) -> FloatArray:
-    """Return the voxel sizes along the stored axes as a NIfTI header's ``pixdim`` holds them."""
+    """Return the voxel sizes along the stored axes as a NIfTI header's ``pixdim`` holds them.
+
+    Exact for straight grids, and for oblique ones whose sizes have up to six decimals; others may
+    come out one single-precision step off.
+    """
     sizes = np.array(grid.voxel_sizes_mm)
     # An oblique affine is rounded itself: a voxel of 1.3 mm measures 1.30000002, the next float
     # after the 1.3 that its header states.
-    stated = np.round(sizes, 5)
-    sizes = np.where(np.abs(stated - sizes) < 3e-7 * sizes, stated, sizes)
+    stated = np.round(sizes, 6)
+    sizes = np.where(np.abs(stated - sizes) < 6e-8 * sizes, stated, sizes)
     return sizes.astype(np.float32).astype(np.float64)
