@@ -1,4 +1,4 @@
-"""Rules `segment` and `vertex` in exact fractions: no rounding, no walk, each near box looked at."""
+"""Rules `segment` and `vertex` in exact fractions: no rounding, no walk, all near boxes seen."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction

@@ -101,8 +101,9 @@ class Grid:
     @property
     def voxel_volume_mm3(self) -> float:
         """Volume of one voxel, mm³."""
-        # A determinant by LU decomposition makes 7.999999999999998 of 2 × 2 × 2 mm.
-        x, y, z = self.affine[:3, :3].T
+        # A determinant by LU decomposition makes 7.999999999999998 of 2 × 2 × 2 mm; and in another
+        # order of the axes an oblique voxel differs in the last bit.
+        x, y, z = self.canonical.affine[:3, :3].T
         return float(abs(np.cross(x, y) @ z))
 
     @property
