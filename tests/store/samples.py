@@ -58,11 +58,10 @@ def foreign_record() -> dict[str, object]:
 
 def leave_claim(store: Store, key: Key, record: dict[str, object], *, stage: bool = True) -> None:
     """Leave what a builder has on disk in the middle of its work."""
-    attempt = f"{record['token']}.0"
-    place = store.root / ".claims" / key.digest
-    place.mkdir(parents=True)
-    (place / attempt).write_text(json.dumps(record))
+    claim = store.root / ".claims" / key.digest
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    claim.write_text(json.dumps(record))
     if stage:
-        half = store.root / ".stage" / f"{key.digest}.{attempt}"
+        half = store.root / ".stage" / f"{key.digest}.{record['token']}.0"
         half.mkdir(parents=True)
         (half / "offsets.npy").write_bytes(b"half")

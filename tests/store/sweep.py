@@ -20,6 +20,7 @@ from tests.store.samples import dead_record, key_of, leave_claim, leftovers
 from lacuna.store import Store
 from lacuna.store._claim import Claim
 from lacuna.store._publish import Place, build
+from lacuna.utils.owner import read_record
 
 KEY = key_of()
 OPERATIONS = (
@@ -163,8 +164,8 @@ def check(root: Path, *, damage_allowed: bool) -> None:
         assert (directory / ".lacuna-cache").is_file(), f"{directory.name} has no marker"
         assert (directory / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f59")
     of_key = {name for name in leftovers(store) if KEY.digest in name}
-    # Died between making the directory of a claim and its record: goes when it is a minute old.
-    assert all(is_recordless(root / name) for name in of_key), of_key
+    # Died between creating a record beside the claim and signing it: goes when a minute old.
+    assert all(is_unsigned(root / name) for name in of_key), of_key
     old = time.time() - 100
     for name in of_key:
         os.utime(root / name, (old, old))
@@ -176,9 +177,8 @@ def fail_to_wait(text: str) -> None:
     raise AssertionError(text)
 
 
-def is_recordless(path: Path) -> bool:
-    records = [record.stat().st_size for record in path.iterdir()]
-    return path.parent.name == ".claims" and "." in path.name and sum(records) < 200
+def is_unsigned(path: Path) -> bool:
+    return path.parent.name == ".claims" and read_record(path) is None
 
 
 def check_cleared(root: Path) -> None:

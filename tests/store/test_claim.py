@@ -1,5 +1,4 @@
 import itertools
-import json
 import os
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ from tests.store.samples import (
 
 from lacuna.store import Store
 from lacuna.store._claim import Claim, find_holder, poll_delays, set_aside
+from lacuna.utils.owner import current_owner
 
 
 @pytest.fixture
@@ -38,43 +38,60 @@ def test_claim__is_exclusive_and_free_again_after_release(root):
     assert not list(Path(root, ".claims").iterdir())
 
 
-def test_claim__holds_the_record_from_the_first_moment(root):
+def test_claim__holds_the_record_of_its_owner(root):
     digest = key_of().digest
-    claim = Claim(root, digest)
-    assert claim.take()
-    holder = find_holder(root, digest)
-    assert (holder.attempt, holder.state) == (claim.attempt, "alive")
-    assert str(holder) == f"process {os.getpid()} on {os.uname().nodename}"
-
-
-def test_claim__a_half_released_one_can_be_taken(root):
-    digest = key_of().digest
-    Path(root, ".claims", digest).mkdir()
-    assert find_holder(root, digest) is None
     assert Claim(root, digest).take()
+    holder = find_holder(root, digest)
+    assert (holder.token, holder.state) == (current_owner().token, "alive")
+    assert str(holder) == f"process {os.getpid()} on {os.uname().nodename}"
 
 
 def test_claim__release_leaves_the_claim_of_another_alone(root):
     digest = key_of().digest
     first, second = Claim(root, digest), Claim(root, digest)
     first.take()
-    set_aside(root, digest, first.attempt)
+    set_aside(root, digest, find_holder(root, digest))
     assert second.take()
+    theirs = find_holder(root, digest).claim
     first.release()
-    assert find_holder(root, digest).attempt == second.attempt
+    assert find_holder(root, digest).claim == theirs
 
 
-def test_set_aside__puts_back_a_claim_that_is_not_the_one_judged(root):
+def test_set_aside__leaves_a_claim_that_is_not_the_one_judged(root):
     digest = key_of().digest
-    live = Claim(root, digest)
-    live.take()
-    set_aside(root, digest, "deadaaaaaa.0")
-    assert find_holder(root, digest).attempt == live.attempt
+    first, second = Claim(root, digest), Claim(root, digest)
+    first.take()
+    judged = find_holder(root, digest)
+    first.release()
+    second.take()
+    set_aside(root, digest, judged)
+    assert find_holder(root, digest) is not None
 
 
-def test_claim__names_carry_the_owner(root):
-    from lacuna.utils.owner import current_owner
+def test_claim__a_fork_does_not_release_it(root):
+    digest = key_of().digest
+    claim = Claim(root, digest)
+    claim.take()
+    child = os.fork()
+    if child == 0:
+        claim.release()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert find_holder(root, digest) is not None
 
+
+def test_claim__a_stage_that_stays_keeps_a_record(root):
+    digest = key_of().digest
+    claim = Claim(root, digest)
+    claim.take()
+    claim.step_aside()
+    assert find_holder(root, digest) is None
+    assert [path.name for path in Path(root, ".claims").iterdir()] == [claim.name]
+    claim.release()
+    assert not list(Path(root, ".claims").iterdir())
+
+
+def test_claim__the_names_of_stages_carry_the_owner(root):
     claim = Claim(root, key_of().digest)
     assert claim.name.split(".")[:2] == [key_of().digest, current_owner().token]
     assert claim.stage.endswith(claim.name)
@@ -99,22 +116,33 @@ def test_dead_owner__a_claim_left_after_publishing_goes_with_the_next_use(store,
     assert not leftovers(store)
 
 
-def test_dead_owner__a_waiter_that_died_leaves_nothing_for_long(store, key, make):
+def test_dead_owner__a_duplicate_builder_that_died_leaves_nothing(store, key, make):
     record = dead_record()
-    side = store.root / ".claims" / f"{key.digest}.{record['token']}.4"
-    side.mkdir(parents=True)
-    (side / f"{record['token']}.4").write_text(json.dumps(record))
+    leave_claim(store, key, record)
+    claim = store.root / ".claims" / key.digest
+    claim.rename(claim.with_name(f"{key.digest}.{record['token']}.0"))
     store.get_or_make(key, make)
     assert not leftovers(store)
 
 
-def test_recordless__a_claim_in_the_making_stays_until_it_is_a_minute_old(store, key, make):
-    side = store.root / ".claims" / f"{key.digest}.somebodyaa.0"
-    side.mkdir(parents=True)
+def test_unsigned__a_claim_that_nobody_signs_is_waited_for_briefly(store, key, make):
+    claim = store.root / ".claims" / key.digest
+    claim.parent.mkdir(parents=True)
+    claim.touch()
+    started = time.monotonic()
     store.get_or_make(key, make)
-    assert leftovers(store) == {f".claims/{side.name}"}
+    assert 2 < time.monotonic() - started < 20
+    assert not leftovers(store)
+
+
+def test_unsigned__a_record_in_the_making_stays_until_it_is_a_minute_old(store, key, make):
+    beside = store.root / ".claims" / f"{key.digest}.somebodyaa.0"
+    beside.parent.mkdir(parents=True)
+    beside.touch()
+    store.get_or_make(key, make)
+    assert leftovers(store) == {f".claims/{beside.name}"}
     old = time.time() - 100
-    os.utime(side, (old, old))
+    os.utime(beside, (old, old))
     Store(store.root).get_or_make(key, make)
     assert not leftovers(store)
 
@@ -147,15 +175,17 @@ def test_unknown_owner__its_entry_wakes_the_waiter(store, key):
     assert (entry.path / "offsets.npy").exists()
 
 
-def test_unreadable_record__is_never_proven_dead(tmp_path, key, make):
+def test_unreadable_record__of_somebody_else_is_never_proven_dead(
+    tmp_path, key, make, refused_permissions
+):
     store = Store(tmp_path / "cache", foreign_wait_s=0.1)
-    place = store.root / ".claims" / key.digest
-    place.mkdir(parents=True)
-    (place / "somebodyaa.0").write_text("{")
+    leave_claim(store, key, dead_record())
+    claim = store.root / ".claims" / key.digest
+    claim.chmod(0)
     told = []
     store.get_or_make(key, make, on_wait=told.append)
     assert "a process that left no record is building it" in told[0]
-    assert (place / "somebodyaa.0").exists()
+    assert claim.exists()
 
 
 def test_waiting__is_said_in_the_log_where_nobody_listens(tmp_path, key, make, caplog):

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -148,6 +149,14 @@ def test_publish__an_emptied_directory_around_the_entry_is_made_again(store, key
 
     store.get_or_make(key, tidied)
     assert store.find(key) is not None
+
+
+@pytest.mark.parametrize("name", [".", ".stage", ".claims", "tdi"])
+def test_publish__what_was_removed_since_the_last_time_is_made_again(store, make, name):
+    store.get_or_make(key_of(1), make)
+    shutil.rmtree(store.root / name)
+    store.get_or_make(key_of(2), make)
+    assert store.find(key_of(2)) is not None
 
 
 def test_publish__a_file_in_the_place_of_the_entry_is_an_error_that_names_it(store, key, make):

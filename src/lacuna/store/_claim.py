@@ -1,16 +1,13 @@
 """Claims: who is building a key, so that others need not.
 
-A claim is a directory, prepared beside its place with the owner's record in it and then renamed
-there: it is never seen without a record, and a second one finds the place taken. Nothing rests
-on a claim but saved work. Where two processes hold one, both build, and the first to publish
-wins.
+A claim is a file that only one process can create, and that holds its owner's record. Nothing
+rests on a claim but saved work: where two processes hold one, both build, and the first to
+publish wins. Who builds although another holds the claim leaves a record beside it.
 
-Every attempt to build has a name of its own, ``<digest>.<owner token>.<number>``. Its stage, its
-claim and the trash made of a dead one carry it, so that a record found under one of these names
-speaks for all of them.
+The stage of an attempt is named ``<digest>.<owner token>.<number>`` and is made after the record
+and removed before it, so that a record whose owner is dead speaks for every stage of that owner.
 """
 
-import errno
 import os
 import random
 from collections.abc import Iterator, Mapping
@@ -32,17 +29,17 @@ class Holder:
 
     Parameters
     ----------
-    attempt
-        Owner token and number.
+    claim
+        Identity of the claim's file: another claim on the same key has another one.
     record
         What the owner wrote about itself; None if that cannot be read.
     state
-        ``alive``, ``dead`` or ``unknown``.
+        ``alive``, ``dead``, ``unknown``; or ``unsigned``: created, and nothing written in it.
     reason
         What that rests on.
     """
 
-    attempt: str
+    claim: tuple[int, int]
     record: Mapping[str, Any] | None
     state: str
     reason: str
@@ -52,9 +49,14 @@ class Holder:
             return "a process that left no record"
         return f"process {self.record.get('pid', '?')} on {self.record.get('host', 'unknown host')}"
 
+    @property
+    def token(self) -> str:
+        """The owner's token; empty without a record."""
+        return "" if self.record is None else str(self.record.get("token", ""))
+
 
 class Claim:
-    """One attempt to build a key, with its record on disk.
+    """One attempt to build a key.
 
     Parameters
     ----------
@@ -66,83 +68,87 @@ class Claim:
 
     def __init__(self, root: str, digest: str) -> None:
         self.name = temporary_name(digest)
-        self.attempt = self.name.removeprefix(f"{digest}.")
         self.stage = f"{root}/{STAGE}/{self.name}"
-        self._side = f"{root}/{CLAIMS}/{self.name}"
         self._place = f"{root}/{CLAIMS}/{digest}"
+        self._beside = f"{root}/{CLAIMS}/{self.name}"
+        self._held: tuple[str, tuple[int, int]] | None = None
         self._pid = os.getpid()
-        self._prepare()
-
-    def _prepare(self) -> None:
-        os.mkdir(self._side, 0o700)
-        try:
-            write_record(f"{self._side}/{self.attempt}")
-        except OSError:
-            with suppress(OSError):
-                os.rmdir(self._side)
-            raise
 
     def take(self) -> bool:
         """Try to become the one who builds; say whether that is so."""
         try:
-            os.rename(self._side, self._place)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                raise
-            # A server that answers a repeated request reports our own success as a failure.
-            taken = os.path.exists(f"{self._place}/{self.attempt}")
-            if not taken and error.errno == errno.ENOENT:
-                self._prepare()
-            return taken
+            self._write(self._place)
+        except FileExistsError:
+            return False
         return True
 
+    def stand_beside(self) -> None:
+        """Leave a record for a stage that is not covered by the claim, which another holds."""
+        self._write(self._beside)
+
     def step_aside(self) -> None:
-        """Let others have the claim, and keep the record for the stage that stays."""
-        with suppress(OSError):
-            if os.path.exists(f"{self._place}/{self.attempt}"):
-                os.rename(self._place, self._side)
+        """Let others have the claim, and keep a record for the stage that stays."""
+        held = self._held
+        if held is not None and held[0] == self._place:
+            with suppress(OSError):
+                self.stand_beside()
+            self._remove(*held)
 
     def release(self) -> None:
-        """Remove the record, wherever it is; another's claim in our place is left alone."""
-        if os.getpid() != self._pid:
-            return
-        for directory in (self._place, self._side):
-            try:
-                os.unlink(f"{directory}/{self.attempt}")
-            except OSError:
-                continue
-            with suppress(OSError):
-                os.rmdir(directory)  # not empty: another's
-            return
+        """Remove the record; another's claim in our place is left alone."""
+        if self._held is not None:
+            self._remove(*self._held)
+            self._held = None
+
+    def _write(self, path: str) -> None:
+        write_record(path)
+        self._held = path, _identity(os.stat(path))
+
+    def _remove(self, path: str, identity: tuple[int, int]) -> None:
+        # A fork inside the maker must not end the claim of its parent.
+        with suppress(OSError):
+            if os.getpid() == self._pid and _identity(os.lstat(path)) == identity:
+                os.unlink(path)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
 
 
 def find_holder(root: str, digest: str) -> Holder | None:
     """Return who holds the claim on a key, and whether that process lives."""
-    place = f"{root}/{CLAIMS}/{digest}"
+    return judge(f"{root}/{CLAIMS}/{digest}")
+
+
+def judge(path: str) -> Holder | None:
+    """Return whose record lies in a file, and whether that process lives."""
     try:
-        attempts = os.listdir(place)
+        identity = _identity(os.lstat(path))
     except FileNotFoundError:
         return None
-    if not attempts:
-        return None  # released half-way: the next claim replaces an empty directory
-    return judge(place, attempts[0])
+    record = read_record(path)
+    judged = verdict(record, path)
+    unsigned = record is None and os.access(path, os.R_OK)
+    return Holder(identity, record, "unsigned" if unsigned else judged.state, judged.reason)
 
 
-def judge(directory: str, attempt: str) -> Holder:
-    """Return whose record lies in the directory of an attempt, and whether that process lives."""
-    record = read_record(f"{directory}/{attempt}")
-    judged = verdict(record, directory)
-    return Holder(attempt, record, judged.state, judged.reason)
+def set_aside(root: str, digest: str, holder: Holder) -> str:
+    """Move a claim to the trash that no one will release, unless somebody was faster.
 
-
-def set_aside(root: str, digest: str, attempt: str) -> None:
-    """Move the claim of a dead attempt to the trash, unless somebody was faster."""
-    place, trash = f"{root}/{CLAIMS}/{digest}", f"{root}/{TRASH}/{digest}.{attempt}"
+    Returns
+    -------
+    str
+        Its name there.
+    """
+    place = f"{root}/{CLAIMS}/{digest}"
+    name = f"{digest}.{holder.token or 'unsigned'}.claim"
+    trash = f"{root}/{TRASH}/{name}"
     with suppress(OSError):
-        # Fails on a name in use: two who judged the same claim do not move two claims.
-        os.rename(place, trash)
-        if not os.path.exists(f"{trash}/{attempt}"):
-            os.rename(trash, place)
+        if _identity(os.lstat(place)) == holder.claim:
+            os.rename(place, trash)
+            if _identity(os.lstat(trash)) != holder.claim:
+                os.rename(trash, place)  # taken anew in between
+    return name
 
 
 def poll_delays() -> Iterator[float]:

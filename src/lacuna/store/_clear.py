@@ -9,8 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lacuna.store._entry import Damage, Entry, read
-from lacuna.store._layout import STAGE, TRASH, walk_entries
-from lacuna.store._removal import discard, find_abandoned, is_marked, remove_attempt, tree_size
+from lacuna.store._layout import TRASH, walk_entries
+from lacuna.store._removal import (
+    discard,
+    find_leftovers,
+    is_marked,
+    leftover_size,
+    remove_leftover,
+    tree_size,
+)
 
 _UNMARKED = "no marker of the cache lies above it"
 
@@ -71,7 +78,7 @@ class ClearPlan:
     kept
         Entries that were selected but stay, with the reason.
     leftovers
-        Names of trash and of attempts whose owner is proven dead.
+        Trash, and records of owners proven dead; paths below the root.
     leftover_bytes
         Their size.
     """
@@ -89,8 +96,8 @@ class ClearPlan:
 
     def execute(self) -> Cleared:
         """Remove what the plan names."""
-        for name in self.leftovers:
-            remove_attempt(self.root, name)
+        for leftover in self.leftovers:
+            remove_leftover(self.root, leftover)
         removed, failed = [], []
         for item in self.removals:
             try:
@@ -102,7 +109,7 @@ class ClearPlan:
                 failed.append(replace(item, reason=str(error)))
                 continue
             if trash is not None:
-                remove_attempt(self.root, trash)
+                remove_leftover(self.root, f"{TRASH}/{trash}")
                 removed.append(item)
         freed = sum(item.size_bytes for item in removed) + self.leftover_bytes
         return Cleared(tuple(removed), tuple(failed), freed)
@@ -128,6 +135,6 @@ def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> Clea
             removals.append(item)
         else:
             kept.append(replace(item, reason=_UNMARKED))
-    leftovers = tuple(find_abandoned(root))
-    sizes = (tree_size(f"{root}/{place}/{name}") for name in leftovers for place in (STAGE, TRASH))
-    return ClearPlan(root, tuple(removals), tuple(kept), leftovers, sum(sizes))
+    leftovers = tuple(find_leftovers(root))
+    leftover_bytes = sum(leftover_size(root, leftover) for leftover in leftovers)
+    return ClearPlan(root, tuple(removals), tuple(kept), leftovers, leftover_bytes)

@@ -191,11 +191,13 @@ def _difference(name: str, status: os.stat_result, size: int) -> str:
 
 def _missing(error: OSError, directory: str) -> Damage | None:
     """Tell a missing entry from one that lost files, and both from a place that fails."""
-    name = os.path.relpath(error.filename, directory) if error.filename else META
+    if error.errno == errno.ENOENT and not os.path.lexists(directory):
+        return None
     if error.errno == errno.ENOTDIR and not os.path.isdir(directory):
         return None  # somebody's file, which is not ours to throw away
+    name = os.path.relpath(error.filename, directory) if error.filename else META
     if error.errno == errno.ENOENT:
-        return Damage(directory, f"{name} is gone") if os.path.lexists(directory) else None
+        return Damage(directory, f"{name} is gone")
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EIO, errno.ENXIO):
         return Damage(directory, f"{name} cannot be read ({error.strerror})")
     raise CacheDirError(

@@ -41,6 +41,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _TEMPORARY = re.compile(r"[0-9a-f]{64}\.[\w.-]+")
 
 _counter = itertools.count()
+_prepared: set[str] = set()
 
 
 def temporary_name(digest: str) -> str:
@@ -93,19 +94,33 @@ def prepare_root(root: str) -> None:
         _mark_if_empty(root)
 
 
-def prepare(root: str, bucket: str, version: int, digest: str) -> None:
-    """Make every directory that publishing an entry needs, and mark those that are ours."""
+def prepare(root: str, bucket: str, version: int, digest: str, *, again: bool = False) -> None:
+    """Make every directory that publishing an entry needs, and mark those that are ours.
+
+    What this process made or found before is there, unless that proved wrong: then again.
+    """
+    shard = f"{root}/{bucket}/v{version}/{digest[:2]}"
+    version_place = os.path.dirname(shard)
+    if again or version_place not in _prepared:
+        _prepare(root, bucket, version_place)
+        _prepared.add(version_place)
+    try:
+        make_directory(shard)
+    except FileNotFoundError:
+        _prepare(root, bucket, version_place)
+        make_directory(shard)
+
+
+def _prepare(root: str, bucket: str, version_place: str) -> None:
     prepare_root(root)
     for name in (STAGE, TRASH, CLAIMS):
         make_directory(f"{root}/{name}")
     place = f"{root}/{bucket}"
     make_directory(place)
     marked = _is_marked(place) or _mark_if_empty(place)
-    place = f"{place}/v{version}"
-    make_directory(place)
-    if not marked and not _is_marked(place):
-        _mark_if_empty(place)
-    make_directory(f"{place}/{digest[:2]}")
+    make_directory(version_place)
+    if not marked and not _is_marked(version_place):
+        _mark_if_empty(version_place)
 
 
 def _is_marked(directory: str) -> bool:

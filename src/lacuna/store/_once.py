@@ -6,7 +6,6 @@ then a duplicate is built beside it: that costs work, never a result.
 """
 
 import atexit
-import logging
 import os
 import shutil
 import time
@@ -19,7 +18,7 @@ from lacuna.store._publish import Make, Place, build
 from lacuna.store._removal import sweep
 from lacuna.store._space import explained, require_space
 
-_logger = logging.getLogger(__name__)
+_UNSIGNED_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def make_once(request: Request) -> Entry:
     place = request.place
     with explained(place.root, place.what, request.expected_bytes):
         place.prepare()
-        claim = Claim(place.root, place.key.digest)
+    claim = Claim(place.root, place.key.digest)
     keep_claim = False
     try:
         entry = _wait(request, claim) or _build(request, claim)
@@ -76,33 +75,45 @@ def _wait(request: Request, claim: Claim) -> Entry | None:
     """Return the entry that somebody else made, or None: it is ours to build."""
     place = request.place
     root, digest = place.root, place.key.digest
-    told: str | None = None
+    told: tuple[int, int] | None = None
     since = time.monotonic()
     for delay in poll_delays():
         with explained(root, place.what):
-            if claim.take():
+            if _take(request, claim):
                 return request.look()
             holder = find_holder(root, digest)
         if holder is None:
             continue
-        if holder.state == "dead":
-            set_aside(root, digest, holder.attempt)
+        waited = time.monotonic() - since if told == holder.claim else 0.0
+        unsigned = holder.state == "unsigned"
+        if holder.state == "dead" or (unsigned and waited > _UNSIGNED_WAIT_S):
+            set_aside(root, digest, holder)
             continue
-        if told != holder.attempt:
-            told, since = holder.attempt, time.monotonic()
-            request.tell(f"Waiting for {place.what}: {holder} is building it.")
-        waited = time.monotonic() - since
+        if told != holder.claim:
+            told, since = holder.claim, time.monotonic()
+            if not unsigned:
+                request.tell(f"Waiting for {place.what}: {holder} is building it.")
         if holder.state == "unknown" and waited > request.foreign_wait_s:
             request.tell(
                 f"Building {place.what} here as well: after {waited:.0f} s it is not known "
                 f"whether {holder} still lives: {holder.reason}."
             )
+            with explained(root, place.what):
+                claim.stand_beside()
             return None
         time.sleep(delay)
         entry = request.look()
         if entry is not None:
             return entry
     return None
+
+
+def _take(request: Request, claim: Claim) -> bool:
+    try:
+        return claim.take()
+    except FileNotFoundError:
+        request.place.prepare(again=True)  # somebody removed what was made earlier
+        return claim.take()
 
 
 def _build(request: Request, claim: Claim) -> Entry:

@@ -53,9 +53,10 @@ class Place:
         """What is built, for people."""
         return self.key.label or f"{self.key.product} {self.key.digest[:12]}"
 
-    def prepare(self) -> None:
-        """Make the directories around it."""
-        prepare(self.root, self.key.bucket, self.key.format_version, self.key.digest)
+    def prepare(self, *, again: bool = False) -> None:
+        """Make the directories around it; again, if some that were there have gone."""
+        key = self.key
+        prepare(self.root, key.bucket, key.format_version, key.digest, again=again)
 
     def read(self) -> Entry | Damage | None:
         """Look it up."""
@@ -86,7 +87,7 @@ def build(
     what = place.what
     try:
         with explained(place.root, what, expected_bytes):
-            os.mkdir(stage, 0o700)
+            _make_stage(place, stage)
         started = time.perf_counter()
         _make(place, make, stage, expected_bytes)
         with explained(place.root, what, expected_bytes):
@@ -99,6 +100,14 @@ def build(
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
+
+
+def _make_stage(place: Place, stage: str) -> None:
+    try:
+        os.mkdir(stage, 0o700)
+    except FileNotFoundError:
+        place.prepare(again=True)
+        os.mkdir(stage, 0o700)
 
 
 def _make(place: Place, make: Make, stage: str, need: int | None) -> None:
@@ -225,7 +234,7 @@ def _rename(place: Place, stage: str) -> bool:
                 raise
             if not os.path.exists(stage):
                 return False  # a repeated request: the first one succeeded, and is found next
-            place.prepare()  # somebody tidied empty directories away
+            place.prepare(again=True)  # somebody tidied empty directories away
         else:
             return True
     return False

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lacuna.store._claim import find_holder, judge, set_aside
+from lacuna.store._claim import Holder, find_holder, judge, set_aside
 from lacuna.store._layout import (
     CLAIMS,
     STAGE,
@@ -28,7 +28,7 @@ from lacuna.store._layout import (
 )
 
 _REASON = "reason.json"
-_RECORDLESS_AFTER_S = 60.0
+_UNSIGNED_AFTER_S = 60.0
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
@@ -99,65 +99,70 @@ def tree_size(path: str) -> int:
     return total
 
 
-def remove_attempt(root: str, name: str) -> None:
-    """Remove a dead attempt, or trash: the stage first, the record that speaks for it last."""
+def remove_leftover(root: str, leftover: str) -> None:
+    """Remove trash, or the record of a dead owner after the stages for which it speaks."""
+    place, name = leftover.split("/")
     digest, _, attempt = name.partition(".")
     if not attempt:
-        with suppress(OSError):
-            os.rmdir(f"{root}/{CLAIMS}/{digest}")  # not empty: claimed again since
-        return
-    if os.path.exists(f"{root}/{CLAIMS}/{digest}/{attempt}"):
+        holder = find_holder(root, digest)
+        if holder is None or not _is_abandoned(holder):
+            return
         make_directory(f"{root}/{TRASH}")
-        set_aside(root, digest, attempt)
+        name = set_aside(root, digest, holder)
+        place, attempt = TRASH, name.partition(".")[2]
     with suppress(OSError), _open(root) as root_fd:
-        for place in (STAGE, TRASH, CLAIMS):
-            with suppress(OSError), _open(place, root_fd) as place_fd:
-                _remove(name, place_fd)
+        if place == CLAIMS or attempt.endswith(".claim"):
+            stages = f"{digest}.{attempt.partition('.')[0]}."
+            for stage in _names(root, STAGE):
+                if stage.startswith(stages):
+                    _remove(STAGE, stage, root_fd)
+        _remove(place, name, root_fd)
 
 
-def _remove(name: str, below: int) -> None:
-    if stat.S_ISDIR(os.stat(name, dir_fd=below, follow_symlinks=False).st_mode):
-        shutil.rmtree(name, ignore_errors=True, dir_fd=below)
-    else:
-        os.unlink(name, dir_fd=below)
+def _remove(place: str, name: str, root_fd: int) -> None:
+    with suppress(OSError), _open(place, root_fd) as fd:
+        if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+        else:
+            os.unlink(name, dir_fd=fd)
 
 
 def sweep(root: str, digest: str, *, building: bool = False) -> None:
-    """Remove what dead owners left of a key: trash, claims, and the stages that go with them.
+    """Remove what dead owners left of a key.
 
     Who is building has judged the key's claim already: it is the own, or must stay.
     """
-    for name in find_abandoned(root, digest, claimed=building):
-        remove_attempt(root, name)
+    for leftover in find_leftovers(root, digest, but=digest if building else ""):
+        remove_leftover(root, leftover)
 
 
-def find_abandoned(root: str, digest: str = "", *, claimed: bool = False) -> list[str]:
-    """Return the names of trash, of attempts of the proven dead, and of half-released claims."""
-    trash = [name for name in _names(root, TRASH) if name.startswith(digest)]
-    claims = f"{root}/{CLAIMS}"
+def find_leftovers(root: str, digest: str = "", *, but: str = "") -> list[str]:
+    """Return trash, and records whose owner is proven dead, as paths below the root."""
+    trash = [f"{TRASH}/{name}" for name in _names(root, TRASH) if name.startswith(digest)]
     for name in _names(root, CLAIMS):
-        if not name.startswith(digest):
-            continue
-        if "." in name:
-            if _is_abandoned(f"{claims}/{name}", name.partition(".")[2]):
-                trash.append(name)
-        elif claimed:
-            continue
-        elif (holder := find_holder(root, name)) is None:
-            trash.append(name)
-        elif holder.state == "dead":
-            trash.append(f"{name}.{holder.attempt}")
+        if name.startswith(digest) and name != but:
+            holder = judge(f"{root}/{CLAIMS}/{name}")
+            if holder is not None and _is_abandoned(holder):
+                trash.append(f"{CLAIMS}/{name}")
     return trash
 
 
-def _is_abandoned(path: str, attempt: str) -> bool:
-    holder = judge(path, attempt)
-    if holder.record is not None:
-        return holder.state == "dead"
-    # Its owner died between making the directory and writing the record, a moment later.
-    with suppress(OSError):
-        return time.time() - os.stat(path).st_mtime > _RECORDLESS_AFTER_S
-    return False
+def leftover_size(root: str, leftover: str) -> int:
+    """Return the bytes that removing a leftover frees, the stages with it."""
+    place, name = leftover.split("/")
+    if place == TRASH:
+        return tree_size(f"{root}/{leftover}")
+    holder = judge(f"{root}/{leftover}")
+    stages = f"{name.partition('.')[0]}.{holder.token if holder else ''}."
+    names = [stage for stage in _names(root, STAGE) if stage.startswith(stages)]
+    return sum(tree_size(f"{root}/{STAGE}/{stage}") for stage in names)
+
+
+def _is_abandoned(holder: Holder) -> bool:
+    if holder.state == "unsigned":
+        # Its owner died between creating the file and writing into it, a moment later.
+        return time.time() - holder.claim[1] / 1e9 > _UNSIGNED_AFTER_S
+    return holder.state == "dead"
 
 
 def _names(root: str, place: str) -> list[str]:
