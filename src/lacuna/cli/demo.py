@@ -270,7 +270,7 @@ def _tell_next(files: "DemoFiles") -> None:
     words += ["--tractogram-space", "MNI152NLin6Asym"]
     print("\nYour own mask, with a normative tractogram in the mask's space:")
     print(f"  {shlex.join(words)}")
-    mask = next(files.lesions.rglob("*_mask.nii.gz"))
+    mask = min(files.lesions.rglob("*_mask.nii.gz"))
     words = ["lacuna", "run", "snm", str(mask), "my_results", "--min-tdi", str(MIN_TDI)]
     words += ["--tractogram", str(files.tractogram)]
     print("With the files above, as it stands (put your mask in the place of this one):")
