@@ -197,6 +197,15 @@ def test_snm__another_tractogram_in_the_output_folder_is_refused(tract, masks, c
     assert "Tractogram" in capsys.readouterr().err
 
 
+def test_snm__rule_mrtrix_records_into_how_many_pieces_each_step_was_divided(tract, masks):
+    words = ["--tractogram", tract, "--rule", "mrtrix", "--upsample", "3"]
+    for _ in range(2):  # the second run finds results of its own kind
+        snm(masks, "out", *words)
+    (sidecar,) = Path("out").rglob("sub-one_*desc-tdi_map.json")
+    said = json.loads(sidecar.read_text())["Lacuna"]
+    assert (said["Rule"], said["PiecesPerStep"]) == ("mrtrix", 3)
+
+
 def test_snm__no_tractogram_is_a_usage_error_with_the_way_out(masks, capsys):
     snm(masks, "out", code=2)
     assert "give --tractogram FILE" in capsys.readouterr().err

@@ -97,6 +97,16 @@ def test_execute__the_table_appears_last_so_that_it_says_all_is_there(tract, mas
     assert not list((tmp_path / "out").rglob("*summary_stats*"))
 
 
+def test_execute__a_table_of_an_earlier_run_does_not_vouch_for_a_failed_one(tract, masks, tmp_path):
+    index, record = tract
+    listing = masks(a=3)
+    plan = plan_batch(listing, tmp_path / "out", record)
+    execute(plan, index)
+    masks(a=0)
+    assert failed(execute(plan, index))
+    assert not list((tmp_path / "out").rglob("*summary_stats.tsv"))
+
+
 def test_execute__results_do_not_depend_on_threads_or_order(tract, masks, tmp_path):
     index, record = tract
     listing = masks(**{f"m{i}": i for i in range(1, 13)})

@@ -282,6 +282,9 @@ def _run_lesion(
     draw: Draw | None,
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     choices, record = plan.choices, plan.record
+    table = outputs.path("summary", "stats", ".tsv")
+    # An earlier run's table would vouch for files that this run fails to write.
+    table.unlink(missing_ok=True)
     lesion = load_lesion(
         outputs.lesion,
         choices.space,
@@ -305,7 +308,7 @@ def _run_lesion(
     # The table comes last: where it stands, everything else does.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
     columns = {name: [value] for name, value in summary.items()}
-    write_table(outputs.path("summary", "stats", ".tsv"), columns, SUMMARY)
+    write_table(table, columns, SUMMARY)
     return summary, warnings
 
 
