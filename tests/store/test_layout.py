@@ -14,11 +14,16 @@ MARKS = {".lacuna-cache", "CACHEDIR.TAG"}
 
 
 def drawn_names(text: str) -> set[str]:
-    drawing = text[text.index("<cache_dir>/") :].split("\n\n")[0]
+    drawing = text[text.index("<cache_dir>/") :].split("\n\n")[0].split("```")[0]
     return set(re.findall(r"(?<=\s)\.?[a-z]+(?=/)", drawing)) - {"v"}
 
 
-@pytest.mark.parametrize("text", [_layout.__doc__, lacuna.store.__doc__])
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "cache.md"
+
+
+@pytest.mark.parametrize(
+    "text", [_layout.__doc__, lacuna.store.__doc__, PAGE.read_text(encoding="utf-8")]
+)
 def test_layout__the_drawing_names_what_there_is(text):
     assert drawn_names(text) == set(_layout._OURS)
 

@@ -23,6 +23,7 @@ JsonLike: TypeAlias = (
 )
 
 _EXACT_INTEGERS = 2.0**53
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,5 +137,4 @@ def canonical(value: JsonLike) -> Json:
 
 def digest_of(identity: Json) -> str:
     """Return the BLAKE2b-256 of canonical JSON, in hexadecimal digits."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.blake2b(text.encode("ascii"), digest_size=32).hexdigest()
+    return hashlib.blake2b(_encode(identity).encode("ascii"), digest_size=32).hexdigest()

@@ -92,7 +92,7 @@ class Fingerprints:
                     continue
                 handle = os.open(_memo(directory, real), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
                 try:
-                    memo = json.loads(os.read(handle, _MEMO_CAP))
+                    memo = json.loads(os.read(handle, _MEMO_CAP).decode())
                 finally:
                     os.close(handle)
                 if memo["path"] == real and tuple(memo["stat"]) == facts:
