@@ -65,6 +65,16 @@ def read_only(store: Store, directory: Path) -> None:
     assert Store(store.root).get_or_make(key_of(1), Maker()) is not None
 
 
+def read_only_and_damaged(store: Store, directory: Path) -> None:
+    (store.root / key_of(1).location / "offsets.npy").rename(directory / "kept")
+    subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
+    with pytest.raises(CacheDirError, match="Read-only file system"):
+        store.get_or_make(key_of(1), Maker())
+    assert [report.discarded for report in store.verify()] == [False]
+    subprocess.run(["mount", "-o", "remount,rw", str(directory)], check=True)
+    (directory / "kept").rename(store.root / key_of(1).location / "offsets.npy")
+
+
 def not_even_a_claim(store: Store) -> None:
     with (store.root / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while file.write(bytes(4096)):
@@ -81,6 +91,7 @@ CASES: dict[str, Callable[[Store, Path], None]] = {
     "inodes": lambda store, _: fails_with(store, make_many_files, errno.ENOSPC, "no inodes"),
     "claim": lambda store, _: not_even_a_claim(store),
     "read-only": read_only,
+    "read-only, damaged": read_only_and_damaged,
 }
 
 

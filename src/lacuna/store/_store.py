@@ -11,13 +11,14 @@ from pathlib import Path
 from lacuna.errors import CacheDirError
 from lacuna.store._clear import ClearPlan, Select, plan_clear
 from lacuna.store._digest import Key
-from lacuna.store._entry import Entry, read, refresh, rehash
+from lacuna.store._entry import Damage, Entry, read, refresh, rehash
 from lacuna.store._fingerprint import Fingerprints
 from lacuna.store._layout import walk_entries, walk_unmanaged
 from lacuna.store._once import Request, make_once
 from lacuna.store._publish import Make, Place
 from lacuna.store._removal import discard as discard_entry
 from lacuna.store._removal import sweep
+from lacuna.store._space import explained
 
 _logger = logging.getLogger(__name__)
 
@@ -209,9 +210,10 @@ class Store:
                     damage, label, size_bytes = found, "", 0
                 else:
                     continue
-                gone = damage is not None and discard and root == self._root
-                if damage is not None and gone:
-                    discard_entry(root, directory, damage.reason)
+                gone = False
+                if damage is not None and discard and root == self._root:
+                    with suppress(OSError):
+                        gone = discard_entry(root, directory, damage.reason) is not None
                 problem = None if damage is None else damage.reason
                 yield Verification(Path(directory), label, size_bytes, problem, gone)
 
@@ -237,13 +239,16 @@ class Store:
         if isinstance(found, Entry):
             self._refresh(found)
             return found
-        if found is not None and discard_entry(self._root, directory, found.reason):
-            _logger.warning(
-                "The cached %s was damaged and is made again: %s.",
-                key.label or key.product,
-                found.reason,
-            )
+        if found is not None:
+            self._mend(key, found)
         return self._find_elsewhere(key)
+
+    def _mend(self, key: Key, damage: Damage) -> None:
+        what = key.label or key.product
+        with explained(self._root, what):
+            discarded = discard_entry(self._root, damage.directory, damage.reason)
+        if discarded:
+            _logger.warning("The cached %s was damaged and is made again: %s.", what, damage.reason)
 
     def _find_elsewhere(self, key: Key) -> Entry | None:
         for root in self._read_only_roots:
