@@ -583,7 +583,7 @@ def test_temp_names__a_base_that_takes_no_files_is_an_error():
 
 def test_nul_in_a_path__is_an_error_that_says_so():
     configure_cache("/tmp/a\0b")
-    with pytest.raises(CacheDirError, match="null (byte|character)") as caught:
+    with pytest.raises(CacheDirError, match=r"null (byte|character)") as caught:
         get_cache_dir()
     assert caught.value.errno == errno.EINVAL
 
