@@ -41,7 +41,7 @@ from lacuna.workflow.lesion import (
     decide_space,
     load_lesion,
 )
-from lacuna.workflow.record import SUMMARY, RunRecord, nifti_code, sidecars, summarise
+from lacuna.workflow.record import RunRecord, nifti_code, sidecars, summarise, summary_columns
 
 logger = logging.getLogger(__name__)
 
@@ -308,7 +308,7 @@ def _run_lesion(
     # The table comes last: where it stands, everything else does.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
     columns = {name: [value] for name, value in summary.items()}
-    write_table(table, columns, SUMMARY)
+    write_table(table, columns, summary_columns())
     return summary, warnings
 
 

@@ -4,6 +4,7 @@
 """
 
 import platform
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -15,21 +16,17 @@ from lacuna.analysis.structural import Disconnection
 from lacuna.bids.dataset import read_sidecar
 from lacuna.bids.names import file_stem, resolution_label
 from lacuna.geometry.grid import Grid
-from lacuna.geometry.space import known_spaces
+from lacuna.geometry.space import StatedSpace, known_spaces
 from lacuna.workflow.lesion import Lesion
+
+WORDS = Path(__file__).with_name("record.toml")
+"""What is said about each output; the summary's columns in their order."""
+
+OWN_GRID = ("lesion", "cut")
+"""Outputs that are not on the report grid."""
 
 VERSIONED = ("lacuna-lnm", "numpy", "numba", "nibabel", "matplotlib")
 """Packages that results may depend on."""
-
-RULES: Mapping[str, str] = {
-    "segment": "A streamline visits every voxel that its polyline passes through, and is cut "
-    "where it passes through a lesioned one.",
-    "mrtrix": "A streamline visits the voxels of its points and of points interpolated between "
-    "them, and is cut when a stored point lies in a lesioned voxel (MRtrix3).",
-    "vertex": "A streamline visits the voxels of its stored points, and is cut when one of them "
-    "lies in a lesioned voxel.",
-}
-"""What each mapping rule means, for whoever reads a sidecar."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,25 +90,23 @@ class RunRecord:
 
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
-        said: dict[str, Any] = {
+        said = {
             "Rule": self.rule,
+            "Upsample": self.upsample,
             "MinTDI": self.min_tdi,
             "Tractogram": self.fingerprint,
             "TractogramSpace": self.tractogram_space,
             "ReportGrid": describe_grid(self.grid),
+            "Weights": self.weights_fingerprint,
         }
-        if self.upsample is not None:
-            said["Upsample"] = self.upsample
-        if self.weights_fingerprint is not None:
-            said["Weights"] = self.weights_fingerprint
-        return said
+        return {key: value for key, value in said.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to repeat the run, as JSON values."""
         return {
             "Command": list(self.command),
             "Rule": self.rule,
-            "RuleDescription": RULES[self.rule],
+            "RuleDescription": words()["rules"][self.rule],
             "Upsample": self.upsample,
             "PiecesPerStep": self.pieces_per_step,
             "MinTDI": self.min_tdi,
@@ -119,17 +114,13 @@ class RunRecord:
             "Tractogram": {
                 "Name": self.tractogram.name,
                 "Path": str(self.tractogram),
-                "Fingerprint": f"xxh3-128:{self.fingerprint}",
+                "XXH3-128": self.fingerprint,
                 "Space": self.tractogram_space,
                 "SpaceStatedBy": self.space_source,
                 "Streamlines": self.n_streamlines,
             },
-            "Weights": None
-            if self.weights is None
-            else {
-                "Path": str(self.weights),
-                "Fingerprint": f"xxh3-128:{self.weights_fingerprint}",
-            },
+            "Weights": str(self.weights) if self.weights else None,
+            "WeightsXXH3-128": self.weights_fingerprint,
             "CacheKeys": dict(self.cache_keys),
             "Threads": self.threads,
             "Versions": dict(versions()),
@@ -140,6 +131,18 @@ class RunRecord:
 def describe_grid(grid: Grid) -> dict[str, Any]:
     """Return a grid as JSON values: ``Shape``, and ``Affine`` from voxels to mm RAS+."""
     return {"Shape": list(grid.shape), "Affine": grid.affine.tolist()}
+
+
+@cache
+def words() -> dict[str, Any]:
+    """Return what is said about rules, images and the columns of the summary table."""
+    return tomllib.loads(WORDS.read_text(encoding="utf-8"))
+
+
+def summary_columns() -> dict[str, Mapping[str, Any]]:
+    """Return the columns of the summary table and their data dictionary."""
+    columns: dict[str, Mapping[str, Any]] = words()["summary"]
+    return columns | {"rule": {**columns["rule"], "Levels": words()["rules"]}}
 
 
 @cache
@@ -166,30 +169,6 @@ def nifti_code(space: str) -> Literal[2, 4]:
     return 4 if space in known_spaces() else 2
 
 
-IMAGES: Mapping[str, Mapping[str, Any]] = {
-    "disconnection": {
-        "Description": "Share of the streamlines through each voxel that the lesion cuts. Says "
-        "little where fewer than MinTDI pass (see the coverage mask), and is 0 where none does.",
-        "Units": "1",
-        "Range": [0, 1],
-    },
-    "tdi": {
-        "Description": "Streamlines of the whole tractogram through each voxel.",
-        "Units": "streamlines",
-    },
-    "cuttdi": {
-        "Description": "Streamlines through each voxel that the lesion cuts, anywhere along them.",
-        "Units": "streamlines",
-    },
-    "coverage": {
-        "Description": "Voxels with at least MinTDI streamlines: what every number about the map "
-        "refers to.",
-        "Type": "ROI",
-    },
-}
-"""Images on the report grid by their ``desc``, and what each is."""
-
-
 def sidecars(
     record: RunRecord, lesion: Lesion, path: Path, warnings: Sequence[str]
 ) -> dict[str, Any]:
@@ -209,103 +188,46 @@ def sidecars(
     Returns
     -------
     dict
-        By ``desc``, and under ``lesion`` that of the lesion as it was used and under ``cut`` that
-        of the cut streamlines.
+        By ``desc``; ``lesion`` is the lesion as it was used.
     """
+    sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
+    on_grid = {"Resolution": f"{sizes} mm voxels, {' × '.join(map(str, record.grid.shape))}"}
+    lesion_space = lesion.space or StatedSpace("unstated", "nobody")
     shared = {
         "Sources": [path.as_uri(), record.tractogram.absolute().as_uri()],
         "SpatialReference": record.reference,
-    }
-    sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
-    on_grid = {
-        "Resolution": f"{sizes} mm voxels, {' × '.join(map(str, record.grid.shape))}",
-        "SkullStripped": False,
-    }
-    provenance = {
         "Lesion": {
             "Path": str(path),
-            "Space": lesion.space.name if lesion.space else None,
-            "SpaceStatedBy": lesion.space.source if lesion.space else None,
+            "Space": lesion_space.name,
+            "SpaceStatedBy": lesion_space.source,
             "Grid": describe_grid(lesion.grid),
             "Voxels": lesion.n_voxels,
             "VolumeMm3": lesion.volume_mm3,
             "Side": lesion.side,
-            "CentreOfMassMm": list(lesion.centre_of_mass_mm),
+            "CentreOfMassMm": lesion.centre_of_mass_mm,
         },
-        "Warnings": list(warnings),
+        "Warnings": warnings,
         "Lacuna": record.to_json(),
     }
-    found: dict[str, Any] = {
-        desc: {**said, **shared, **on_grid, **provenance} for desc, said in IMAGES.items()
+    return {
+        desc: {**said, **({} if desc in OWN_GRID else on_grid), **shared}
+        for desc, said in words()["outputs"].items()
     }
-    found["lesion"] = {
-        "Description": "The lesion as it was used, on its own grid: never resampled.",
-        "Type": "Lesion",
-        **shared,
-        "Sources": [path.as_uri()],
-        "SkullStripped": False,
-        **provenance,
-    }
-    found["cut"] = {
-        "Description": "The streamlines that the lesion cuts, in the tractogram's order.",
-        **shared,
-        **provenance,
-    }
-    return found
-
-
-_COVERED = "Covered voxels are those with at least min_tdi streamlines."
-SUMMARY: Mapping[str, Mapping[str, Any]] = {
-    "lesion": {"Description": "File of the lesion mask"},
-    "volume_mm3": {"Description": "Volume of the lesion", "Units": "mm^3"},
-    "side": {
-        "Description": "Side that holds at least 95 % of the lesion, by the sign of x; else "
-        "bilateral. A left-right flip of the image cannot be seen from here.",
-        "Levels": {"left": "x < 0", "right": "x > 0", "bilateral": "neither"},
-    },
-    "centre_x_mm": {"Description": "Centre of mass, towards the right", "Units": "mm"},
-    "centre_y_mm": {"Description": "Centre of mass, towards the front", "Units": "mm"},
-    "centre_z_mm": {"Description": "Centre of mass, towards the top", "Units": "mm"},
-    "n_streamlines": {"Description": "Streamlines of the tractogram"},
-    "n_cut": {"Description": "Streamlines that the lesion cuts"},
-    "cut_fraction": {"Description": "n_cut / n_streamlines", "Units": "1"},
-    "weight_total": {"Description": "Summed weight of all streamlines; their number without"},
-    "weight_cut": {"Description": "Summed weight of the streamlines cut; their number without"},
-    "disconnected_pct": {
-        "Description": f"Mean disconnection of the covered voxels. {_COVERED}",
-        "Units": "percent",
-    },
-    "disconnected_mm3_thr01": {
-        "Description": "Volume of the covered voxels with a disconnection of 0.01 or more. Grows "
-        "with the tractogram: compare it within one only.",
-        "Units": "mm^3",
-    },
-    "disconnected_mm3_thr10": {"Description": "The same with 0.1 or more", "Units": "mm^3"},
-    "disconnected_mm3_thr50": {"Description": "The same with 0.5 or more", "Units": "mm^3"},
-    "n_visited_voxels": {"Description": "Voxels of the report grid that any streamline visits"},
-    "n_covered_voxels": {"Description": f"Those that are covered. {_COVERED}"},
-    "min_tdi": {"Description": "Streamlines that a covered voxel needs"},
-    "rule": {"Description": "Mapping rule", "Levels": dict(RULES)},
-    "tractogram": {"Description": "File of the tractogram"},
-    "space": {"Description": "Space of lesion and tractogram"},
-}
-"""Columns of the summary table, and their data dictionary."""
 
 
 def summarise(
     result: Disconnection, lesion: Lesion, record: RunRecord, name: str
 ) -> dict[str, Any]:
-    """Return the row of the summary table, by the columns of `SUMMARY`; none where undefined."""
+    """Return the row of the summary table, by column; none where undefined."""
+    x, y, z = lesion.centre_of_mass_mm
     volumes = result.disconnected_mm3
     return {
         "lesion": name,
         "volume_mm3": lesion.volume_mm3,
         "side": lesion.side,
-        **dict(
-            zip(
-                ("centre_x_mm", "centre_y_mm", "centre_z_mm"), lesion.centre_of_mass_mm, strict=True
-            )
-        ),
+        "centre_x_mm": x,
+        "centre_y_mm": y,
+        "centre_z_mm": z,
         "n_streamlines": result.n_streamlines,
         "n_cut": result.n_cut,
         "cut_fraction": result.cut_fraction,
