@@ -322,7 +322,7 @@ def _warm(args: argparse.Namespace) -> int:
         opened = open_index(
             store,
             path,
-            grid=report_grid(args, store, path),
+            grid=report_grid(args, store, path, progress),
             rule=args.rule,
             upsample=args.upsample,
             threads=args.settings.num_threads,

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     from lacuna.workflow.stores import open_store
 
     store = open_store(args.settings)
-    grid = report_grid(args, store, args.tractogram)
     with show_progress(args) as progress:
+        grid = report_grid(args, store, args.tractogram, progress)
         tdi = make_tdi(
             store,
             args.tractogram,

@@ -88,7 +88,9 @@ def find_space(args: argparse.Namespace, path: Path) -> "StatedSpace | None":
     )
 
 
-def report_grid(args: argparse.Namespace, store: "Store", path: Path) -> "Grid":
+def report_grid(
+    args: argparse.Namespace, store: "Store", path: Path, progress: "Progress | None" = None
+) -> "Grid":
     """Return the grid that ``--grid`` asks for.
 
     Without a stated space it is laid over the tractogram's own box.
@@ -100,7 +102,7 @@ def report_grid(args: argparse.Namespace, store: "Store", path: Path) -> "Grid":
     return choose_grid(
         args.grid,
         space.name if space else "unstated",
-        lambda: find_box(store, path, threads=args.settings.num_threads),
+        lambda: find_box(store, path, threads=args.settings.num_threads, progress=progress),
     )
 
 

@@ -12,7 +12,6 @@ from lacuna.analysis.structural import (
 from lacuna.config import current_settings
 from lacuna.formats.nifti import ImageSource
 from lacuna.geometry.grid import FloatArray, Grid
-from lacuna.geometry.space import StatedSpace
 from lacuna.store import Store
 from lacuna.workflow import products
 from lacuna.workflow.lesion import (
@@ -20,6 +19,7 @@ from lacuna.workflow.lesion import (
     check_overlap,
     check_spaces,
     load_lesion,
+    require_space,
     tractogram_space,
 )
 from lacuna.workflow.products import OpenedIndex, Progress
@@ -70,21 +70,25 @@ def open_index(
         If the index would not fit.
     """
     path, settings = Path(tractogram), current_settings()
-    stated = tractogram_space(path, space)
-    name = check_spaces(stated, stated, lesion_name=path.name, tractogram_name=path.name)
+    stated = require_space(
+        tractogram_space(path, space), path.name, "--tractogram-space", "the tractogram"
+    )
     store = store or open_store()
     threads = threads or settings.num_threads
     if not isinstance(grid, Grid):
         asked = str(grid) if isinstance(grid, float | int) else os.fspath(grid)
-        grid = choose_grid(asked, name, lambda: products.find_box(store, path, threads=threads))
-    source = stated.source if stated else ""
+        grid = choose_grid(
+            asked,
+            stated.name,
+            lambda: products.find_box(store, path, threads=threads, progress=progress),
+        )
     return products.open_index(
         store,
         path,
         grid=grid,
         rule=rule,
         upsample=upsample,
-        space=StatedSpace(name, source),
+        space=stated,
         threads=threads,
         progress=progress,
     )

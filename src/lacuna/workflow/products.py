@@ -79,11 +79,12 @@ class _Products:
         self.store = store
         self.threads = threads
         self.progress = progress
-        self.fingerprint = store.fingerprint(path)
         self.keys: dict[str, str] = {}
         self.built = False
         self.name = path.name
-        self.path = self._plain_path(path)
+        is_packed = needs_unpacking(path)  # first, as it says what is wrong with the path
+        self.fingerprint = store.fingerprint(path)
+        self.path = self._unpacked(path) if is_packed else path
         self.file, self.parts = self._streamlines()
 
     def get(
@@ -94,9 +95,13 @@ class _Products:
         *,
         parameters: Mapping[str, Any] | None = None,
         label: str = "",
-        expected_bytes: int | None = None,
+        expected_bytes: int = 0,
+        to_come: int = 0,
     ) -> Entry:
-        """Return an entry of this tractogram; build it if it is missing."""
+        """Return an entry of this tractogram; build it if it is missing.
+
+        What would not fit, together with the bytes that are `to_come` after it, is not begun.
+        """
 
         def made(directory: Path) -> None:
             self.built = True
@@ -107,7 +112,7 @@ class _Products:
 
         key = Key(product, parameters or {}, {"tractogram": self.fingerprint}, label or self.name)
         entry = self.store.get_or_make(
-            key, made, partial(_reopen, check), expected_bytes=expected_bytes
+            key, made, partial(_reopen, check), expected_bytes=expected_bytes + to_come or None
         )
         self.keys[product] = entry.digest
         return entry
@@ -125,11 +130,19 @@ class _Products:
             ),
             lambda directory: building.open_hits(directory, self.parts),
             label=f"{self.name}, 1 mm lattice",
-            expected_bytes=estimate_bytes(self.parts, 1.0) + 16 * self.parts.lattice.n_voxels,
+            expected_bytes=self._hits_bytes(),
         )
         return building.open_hits(entry.path, self.parts)
 
-    def map(self, grid: Grid, rule: str, upsample: int | None) -> Map:
+    def missing_hits_bytes(self) -> int:
+        """Return about how large the hits will be, 0 if they are there."""
+        there = self.store.find(Key("hits", {}, {"tractogram": self.fingerprint}, self.name))
+        return 0 if there else self._hits_bytes()
+
+    def _hits_bytes(self) -> int:
+        return estimate_bytes(self.parts, 1.0) + 16 * self.parts.lattice.n_voxels
+
+    def map(self, grid: Grid, rule: str, upsample: int | None, *, to_come: int = 0) -> Map:
         """Return which voxels of a grid each streamline visits."""
         ratio = self._ratio(grid, rule, upsample)
         # Under the other rules every orientation of a grid is one entry.
@@ -146,6 +159,7 @@ class _Products:
             },
             label=f"{self.name}, {describe_grid(grid)}, rule {rule}",
             expected_bytes=estimate_bytes(self.parts, float(np.cbrt(grid.voxel_volume_mm3))),
+            to_come=to_come,
         )
         return building.open_map(entry.path, grid, rule, ratio)
 
@@ -164,9 +178,7 @@ class _Products:
         """Return the callback of one pass."""
         return None if self.progress is None else partial(self.progress, what)
 
-    def _plain_path(self, path: Path) -> Path:
-        if not needs_unpacking(path):
-            return path
+    def _unpacked(self, path: Path) -> Path:
         entry = self.get(
             "unpacked",
             lambda directory: _unpack_into(path, directory),
@@ -238,7 +250,7 @@ def open_index(
         If the index would not fit.
     """
     products = _Products(store, Path(tractogram), threads, progress)
-    mapped = products.map(grid, rule, upsample)
+    mapped = products.map(grid, rule, upsample, to_come=products.missing_hits_bytes())
     index = Index(products.file.streamlines, products.parts, products.hits(), mapped)
     return OpenedIndex(
         index, products.file, products.fingerprint, products.keys, products.built, space
@@ -280,9 +292,11 @@ def make_tdi(
     return spread(mapped, sum_weights(mapped, ranks, chosen).astype(np.float32))
 
 
-def find_box(store: Store, tractogram: Path, *, threads: int = 1) -> tuple[FloatArray, FloatArray]:
+def find_box(
+    store: Store, tractogram: Path, *, threads: int = 1, progress: Progress | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Return the corners, mm RAS+, of the box that holds all points of a tractogram."""
-    low, high = _Products(store, Path(tractogram), threads).parts.box_mm
+    low, high = _Products(store, Path(tractogram), threads, progress).parts.box_mm
     return low, high
 
 
