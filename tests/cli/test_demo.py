@@ -1,8 +1,8 @@
 """``lacuna demo``: what a newcomer sees first."""
 
-import csv
 import io
 import json
+import re
 import shlex
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -62,16 +62,12 @@ def test_demo__every_sidecar_says_that_the_space_is_no_template(here):
         assert "one person's own scan" in json.loads(path.read_text())["SpatialReference"]
 
 
-def test_demo__maps_how_much_a_lesion_here_would_disconnect(here):
-    (table,) = (here / "spheres").glob("*_stats.tsv")
-    with table.open() as stream:
-        spheres = list(csv.DictReader(stream, delimiter="\t"))
-    assert len(spheres) == 2000
-    assert len({(row["x_mm"], row["y_mm"], row["z_mm"]) for row in spheres}) > 1900
-    highest = max(float(row["disconnected_pct"]) for row in spheres)
+def test_demo__maps_how_much_a_lesion_here_would_disconnect(shown, here):
+    said = re.search(r"Most at .* mm: \d+ streamlines, ([0-9.]+) %", shown)
+    highest = float(said[1])
     (image,) = (here / "spheres").glob("*_map.nii.gz")
     values = np.asarray(nib.load(image).dataobj)
-    assert 0.5 * highest < values.max() <= highest
+    assert 0.5 * highest < values.max() <= highest + 0.1
     (tdi,) = (here / "results/sub-SyntheticArcuate").rglob("*desc-tdi_map.nii.gz")
     covered = np.asarray(nib.load(tdi).dataobj) >= 3
     assert not values[~covered].any()

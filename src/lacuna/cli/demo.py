@@ -3,7 +3,7 @@
 import argparse
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +12,7 @@ from lacuna.cli.options import add_threads, common_options, print_table, show_si
 if TYPE_CHECKING:
     from lacuna.assets.bundled import DemoFiles
     from lacuna.cli.run import Finished
+    from lacuna.geometry.grid import FloatArray, IntArray
     from lacuna.store import Store
     from lacuna.workflow.products import OpenedIndex
     from lacuna.workflow.record import RunRecord
@@ -21,16 +22,6 @@ MIN_TDI = 3
 
 N_PLACES = 2000
 RADIUS_MM = 5.0
-COMPILED_S = 3.0
-"""Loading compiled kernels is faster than that, compiling them is not."""
-
-SPHERE_COLUMNS = {
-    "x_mm": "Centre of the sphere, towards the right",
-    "y_mm": "Centre of the sphere, towards the front",
-    "z_mm": "Centre of the sphere, towards the top",
-    "n_cut": "Streamlines that the sphere cuts",
-    "disconnected_pct": "Mean disconnection of the covered voxels, percent",
-}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -147,14 +138,14 @@ def _sweep(record: "RunRecord", opened: "OpenedIndex", directory: Path) -> _Swee
     from lacuna.analysis.sweep import spread_places
 
     index = opened.index
-    covered = index.to_grid(index.map.tdi >= record.min_tdi)
-    places = np.rint(spread_places(covered, record.grid, N_PLACES))
+    tdi = index.to_grid(index.map.tdi)
+    places = np.rint(spread_places(tdi >= record.min_tdi, record.grid, N_PLACES))
     start = time.perf_counter()
     n_cut, pct = disconnect_spheres(
         index, places, RADIUS_MM, min_tdi=record.min_tdi, threads=record.threads
     )
     cut_seconds, start = time.perf_counter() - start, time.perf_counter()
-    picture = _write_sweep(directory, record, opened, places, n_cut, pct)
+    picture = _write_sweep(directory, record, tdi, places, pct)
     worst = int(np.nanargmax(pct))
     x, y, z = places[worst]
     sentence = (
@@ -165,23 +156,16 @@ def _sweep(record: "RunRecord", opened: "OpenedIndex", directory: Path) -> _Swee
 
 
 def _write_sweep(
-    directory: Path,
-    record: "RunRecord",
-    opened: "OpenedIndex",
-    places: Any,
-    n_cut: Any,
-    pct: Any,
+    directory: Path, record: "RunRecord", tdi: "IntArray", places: "FloatArray", pct: "FloatArray"
 ) -> Path:
-    """Write map, sidecar, table and picture; return the picture."""
+    """Write map, sidecar and picture; return the picture."""
     from lacuna.analysis.sweep import average_spheres
-    from lacuna.bids.derivatives import write_json, write_table
+    from lacuna.bids.derivatives import write_json
     from lacuna.formats.nifti import save_map
     from lacuna.formats.replace import replacing
     from lacuna.report.figures import Background, Volume, draw_map
     from lacuna.workflow.record import nifti_code
 
-    index = opened.index
-    tdi = index.to_grid(index.map.tdi)
     means = average_spheres(places, RADIUS_MM, pct, record.grid)
     means[tdi < record.min_tdi] = 0
     directory.mkdir(parents=True, exist_ok=True)
@@ -194,13 +178,6 @@ def _write_sweep(
     )
     said = {"Description": what, "Units": "percent", "SpatialReference": record.reference}
     write_json(image.with_name(f"{stem}.json"), {**said, "Lacuna": record.to_json()})
-    columns = dict(zip(("x_mm", "y_mm", "z_mm"), places.T, strict=True))
-    columns |= {"n_cut": n_cut, "disconnected_pct": pct}
-    write_table(
-        directory / f"space-{record.tractogram_space}_desc-spheres_stats.tsv",
-        columns,
-        {name: {"Description": text} for name, text in SPHERE_COLUMNS.items()},
-    )
     density = f"density of the tractogram's streamlines; {record.reference}"
     png = draw_map(
         Volume(means, record.grid),
@@ -216,36 +193,28 @@ def _write_sweep(
 
 def _costs(
     store: "Store", kernel_seconds: float, first: "Finished", second: "Finished", sweep: _Sweep
-) -> Iterator[tuple[str, str, str]]:
-    """Yield the rows of the table of costs."""
+) -> list[tuple[str, str, str]]:
+    """Return the rows of the table of costs."""
     keys = set(first.opened.keys.values())
     kept = sum(entry.made_in_s for entry in store.entries() if entry.digest in keys)
     cold = first.index_seconds if first.opened.built else kept
     note = "" if first.opened.built else ", built earlier"
     n = len(first.outcomes)
-    yield "", "cold", "from the cache"
-    compiled = kernel_seconds > COMPILED_S
-    yield "  machine code for this processor, once", *_columns(kernel_seconds, is_cold=compiled)
-    yield (
-        f"  index of {first.opened.n_streamlines} streamlines{note}",
-        _seconds(cold),
-        _seconds(second.index_seconds),
-    )
-    yield (
-        f"  {n} lesions: cut, mapped, written, drawn",
-        _seconds(first.lesion_seconds),
-        _seconds(second.lesion_seconds),
-    )
-    yield f"  {N_PLACES} lesions: cut and mapped", "", _seconds(sweep.cut_seconds)
-    yield "     each of them", "", _seconds(sweep.cut_seconds / N_PLACES)
-    yield "  their map: averaged, written, drawn", "", _seconds(sweep.write_seconds)
+    rows: list[tuple[str, float | str | None, float | str | None]] = [
+        ("", "cold", "from the cache"),
+        ("  compiling, or loading what was compiled", kernel_seconds, None),
+        (f"  index of {first.opened.n_streamlines} streamlines{note}", cold, second.index_seconds),
+        (f"  {n} lesions: cut, mapped, drawn", first.lesion_seconds, second.lesion_seconds),
+        (f"  {N_PLACES} lesions: cut and mapped", None, sweep.cut_seconds),
+        ("     each of them", None, sweep.cut_seconds / N_PLACES),
+        ("  their map: averaged, written, drawn", None, sweep.write_seconds),
+    ]
+    return [(what, _seconds(one), _seconds(other)) for what, one, other in rows]
 
 
-def _columns(seconds: float, *, is_cold: bool) -> tuple[str, str]:
-    return (_seconds(seconds), "") if is_cold else ("", _seconds(seconds))
-
-
-def _seconds(seconds: float) -> str:
+def _seconds(seconds: float | str | None) -> str:
+    if not isinstance(seconds, float):
+        return seconds or ""
     return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
 
 
