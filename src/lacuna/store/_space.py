@@ -44,7 +44,10 @@ def allocate(path: Path | str, n_bytes: int) -> None:
     CacheFullError
         There is no space for it; nothing is left behind.
     """
-    place = os.fspath(path)
+    place = os.path.abspath(path)
+    directory, name = os.path.split(place)
+    # A reservation that does not fit takes all there is, from everyone, before it fails.
+    require_space(directory, name, n_bytes, 0)
     handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -53,7 +56,6 @@ def allocate(path: Path | str, n_bytes: int) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        directory, name = os.path.split(os.path.abspath(place))
         full = full_error(error, directory, name, n_bytes, anywhere=True)
         with suppress(OSError):
             os.unlink(place)
