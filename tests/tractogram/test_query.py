@@ -1,5 +1,9 @@
 """Cuts and counts of the index, against exact oracles that look at every streamline."""
 
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from zlib import crc32
 
 import numpy as np
@@ -117,6 +121,31 @@ def test_cut__a_larger_lesion_never_cuts_fewer(make_index, seed, name):
     small = random_lesion(rng, grid)
     large = small | random_lesion(rng, grid)
     assert set(cut_ids(index, small, grid)) <= set(cut_ids(index, large, grid))
+
+
+@pytest.mark.parametrize("rule", ["segment", "vertex"])
+def test_cut__from_four_threads_at_once_is_what_it_is_from_one(rule, make_index):
+    rng, grid = np.random.default_rng(9), GRIDS["1.5 mm"]
+    index = make_index(pack(random_polylines(rng, 400)), GRIDS["2 mm"], rule=rule)
+    boxes = [LesionBox.of(random_lesion(rng, grid), grid) for _ in range(60)]
+
+    def answer(box):
+        ranks = index.cut(box)
+        return ranks.tolist(), index.count(ranks).tolist()
+
+    expected = [answer(box) for box in boxes]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert list(pool.map(answer, boxes)) == expected
+
+
+def test_cut__goes_on_after_a_fork_in_parent_and_child(tmp_path):
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "tests.tractogram.forking", str(tmp_path / "index")]
+    ended = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def test_index__is_the_same_with_any_number_of_threads(make_index):
