@@ -35,6 +35,16 @@ def test_allocate__what_does_not_fit_leaves_nothing(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_allocate__a_quota_that_stops_the_reservation_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(handle: int, start: int, n_bytes: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(CacheFullError, match="the disk quota is used up"):
+        allocate(tmp_path / "a", 1000)
+    assert not (tmp_path / "a").exists()
+
+
 def test_allocate__never_replaces_a_file(tmp_path):
     (tmp_path / "a").write_text("mine")
     with pytest.raises(FileExistsError):

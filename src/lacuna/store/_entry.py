@@ -46,12 +46,12 @@ class Entry:
         Whether it lies in a root that is never written.
     """
 
-    __slots__ = ("_directory", "_meta", "read_only", "root")
+    __slots__ = ("_meta", "directory", "read_only", "root")
 
     def __init__(
         self, directory: str, meta: dict[str, Any], *, root: str = "", read_only: bool = False
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._meta = meta
         self.root = root
         self.read_only = read_only
@@ -68,12 +68,12 @@ class Entry:
         return None
 
     def __repr__(self) -> str:
-        return f"<Entry {self.label or self.product} {self.digest[:12]} in {self._directory}>"
+        return f"<Entry {self.label or self.product} {self.digest[:12]} in {self.directory}>"
 
     @property
     def path(self) -> Path:
         """The directory that holds the payload files under their real names."""
-        return Path(self._directory)
+        return Path(self.directory)
 
     @property
     def meta(self) -> Mapping[str, Any]:
@@ -113,7 +113,7 @@ class Entry:
     @property
     def used_at(self) -> float:
         """When it was last asked for, to within an hour; seconds since the epoch."""
-        return os.stat(f"{self._directory}/{META}").st_mtime
+        return os.stat(f"{self.directory}/{META}").st_mtime
 
     @property
     def made_in_s(self) -> float:
@@ -210,7 +210,7 @@ def _missing(error: OSError, directory: str) -> Damage | None:
 
 def rehash(entry: Entry) -> Damage | None:
     """Read every payload file again and compare it with what was written."""
-    directory = str(entry.path)
+    directory = entry.directory
     try:
         if digest_of(entry.meta["key"]) != entry.digest:
             return Damage(directory, f"the key in {META} was altered")
@@ -241,7 +241,7 @@ def hash_file(handle: int, size: int = _BLOCK) -> str:
 
 def refresh(entry: Entry, every_s: float) -> None:
     """Note that an entry was asked for, unless it was noted lately; never fails."""
-    path = f"{entry.path}/{META}"
+    path = f"{entry.directory}/{META}"
     try:
         if time.time() - os.stat(path).st_mtime > every_s:
             os.utime(path, follow_symlinks=False)

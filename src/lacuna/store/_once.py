@@ -62,7 +62,7 @@ def make_once(request: Request) -> Entry:
     keep_claim = False
     try:
         entry = _wait(request, claim) or _build(request, claim)
-        keep_claim = str(entry.path) == claim.stage
+        keep_claim = entry.directory == claim.stage
         if keep_claim:
             _keep_until_exit(claim)
         return entry
