@@ -202,7 +202,7 @@ def _draw(
     from matplotlib.figure import Figure
 
     text = f"{caption}\nBackground: {background.caption.rstrip('.')}."
-    lines = "\n".join(textwrap.fill(line, 150) for line in text.splitlines())
+    lines = "\n".join(textwrap.fill(line, 175) for line in text.splitlines())
     figure = Figure(figsize=(10, 7.4 + 0.16 * lines.count("\n")), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     colours = _colours(LinearSegmentedColormap)

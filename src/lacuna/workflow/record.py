@@ -250,7 +250,7 @@ def caption(result: Disconnection, lesion: Lesion, record: RunRecord) -> str:
     """Return what a reader of a figure must know, in two lines."""
     x, y, z = lesion.centre_of_mass_mm
     pct = result.disconnected_pct
-    share = "" if pct is None else f", {pct:.3g} % of the covered volume disconnected"
+    share = "" if pct is None else f"; mean disconnection {pct:.3g} %"
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
     return (
         f"Lesion: {lesion.volume_mm3 / 1000:.3g} ml, {lesion.side}, centre of mass at "
