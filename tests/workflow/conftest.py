@@ -16,9 +16,16 @@ from lacuna.tractogram.index import (
     open_streamlines,
 )
 from lacuna.tractogram.query import Index
+from lacuna.workflow.kernels import keep_kernels
 from lacuna.workflow.record import RunRecord
 
 SPACE = "StudySpace"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_kernels():
+    """Compile each kernel once for all runs, not once for each process."""
+    keep_kernels()
 
 
 @pytest.fixture
