@@ -66,8 +66,6 @@ def write_trk(tmp_path: Path) -> Callable[..., Path]:
         name: str = "a.trk",
         scalars: list[NDArray[np.float32]] | None = None,
         properties: NDArray[np.float32] | None = None,
-        property_names: tuple[bytes, ...] = (),
-        byte_order: str = "<",
         tail: bytes = b"",
         **fields: object,
     ) -> Path:
@@ -88,15 +86,13 @@ def write_trk(tmp_path: Path) -> Callable[..., Path]:
         }
         for field, value in {**defaults, **fields}.items():
             header[field] = value
-        for i, text in enumerate(property_names):
-            header["property_names"][0, i] = text.ljust(20, b"\0")
-        content = header.astype(HEADER.newbyteorder(byte_order)).tobytes()
+        content = header.tobytes()
         for i, points in enumerate(stored):
             values = np.hstack([points, scalars[i]]) if scalars else points
-            content += np.array(len(points), f"{byte_order}i4").tobytes()
-            content += values.astype(f"{byte_order}f4").tobytes()
+            content += np.array(len(points), "<i4").tobytes()
+            content += values.astype("<f4").tobytes()
             if properties is not None:
-                content += properties[i].astype(f"{byte_order}f4").tobytes()
+                content += properties[i].astype("<f4").tobytes()
         path = tmp_path / name
         path.write_bytes(content + tail)
         return path

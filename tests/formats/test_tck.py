@@ -68,7 +68,8 @@ def test_open_tck__gz_gives_the_same_points(write_tck, polylines):
 
 def test_open_tck__spans_of_an_earlier_opening_replace_the_search(write_tck, polylines):
     path = write_tck(polylines)
-    spans = open_tractogram(path).spans
+    opened = open_tractogram(path).streamlines
+    spans = (opened.firsts, opened.counts)
     again = open_tractogram(path, spans)
     assert again.streamlines.firsts is spans[0]
     assert all(np.array_equal(a, b) for a, b in zip(split(again), polylines, strict=True))
@@ -95,25 +96,15 @@ def test_open_tck__only_the_line_step_size_is_the_step_size(write_tck, polylines
     assert "“variable”" in odd.warnings[0]
 
 
-def test_open_tck__repeated_header_lines_are_all_kept(write_tck, polylines):
-    opened = open_tractogram(write_tck(polylines, lines=("roi: seed a", "roi: include b")))
-    assert opened.header["roi"] == "seed a\ninclude b"
-
-
-def test_open_tck__missing_file_or_datatype_line_is_assumed_and_said(write_tck, polylines):
-    opened = open_tractogram(write_tck(polylines, file=None, datatype=None))
-    assert len(opened.streamlines) == 50
-    assert "no “file” line" in opened.warnings[0]
-    assert "Float32LE is assumed" in opened.warnings[1]
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"magic": "mrtrix image"}, "no .tck file"),
-        ({"datatype": "Int32LE"}, "Int32LE is not one of"),
-        ({"file": "other.dat 0"}, "points in another file"),
-        ({"file": ". x"}, "no byte offset"),
+        ({"datatype": "Int32LE"}, "Int32LE, not one of"),
+        ({"datatype": None}, "missing, not one of"),
+        ({"file": None}, "at which byte"),
+        ({"file": "other.dat 0"}, "at which byte"),
+        ({"file": ". x"}, "at which byte"),
         ({"file": ". 9999999"}, "should start at byte 9999999"),
         ({"file": ". 12"}, "should start at byte 12"),
         ({"end": False}, "truncated: it stops after"),
@@ -188,10 +179,6 @@ def test_open_tck__points_that_are_not_mm_are_a_warning(write_tck, polylines, fa
 def test_open_tck__points_outside_any_brain_are_a_warning(write_tck, polylines):
     opened = open_tractogram(write_tck([p - 200 for p in polylines], lines=("count: 50",)))
     assert "no brain in template space is" in opened.warnings[0]
-    low, high = opened.bounds()
-    everything = np.concatenate(polylines) - 200
-    assert np.array_equal(low, everything.min(axis=0))
-    assert np.array_equal(high, everything.max(axis=0))
 
 
 lengths = st.lists(st.integers(0, 5), min_size=1, max_size=20)
@@ -202,7 +189,7 @@ def test_save_tck__round_trip(tmp_path_factory, lengths, seed):
     points = np.random.default_rng(seed).normal(size=(sum(lengths), 3)).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     path = tmp_path_factory.mktemp("tck") / "b.tck"
-    save_tck(path, points, offsets, {"step_size": "0.5"})
+    save_tck(path, points, offsets, 0.5)
     opened = open_tractogram(path)
     found, found_offsets = opened.streamlines.gather(np.arange(len(lengths)))
     assert np.array_equal(found, points)
@@ -233,7 +220,7 @@ def test_save_tck__a_failure_leaves_the_old_file_and_nothing_else(tmp_path, poly
 @pytest.mark.peer
 def test_save_tck__mrtrix_counts_the_same_streamlines(tmp_path, polylines):
     offsets = np.concatenate([[0], np.cumsum([len(p) for p in polylines])])
-    save_tck(tmp_path / "b.tck", np.concatenate(polylines), offsets, {"step_size": "0.5"})
+    save_tck(tmp_path / "b.tck", np.concatenate(polylines), offsets, 0.5)
     run = subprocess.run(
         ["tckinfo", "-count", tmp_path / "b.tck"], capture_output=True, text=True, check=True
     )

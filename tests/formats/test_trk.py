@@ -105,21 +105,14 @@ def test_open_trk__nibabel_written_scalars_and_properties_are_stepped_over(tmp_p
     assert opened.streamlines.stride == 4
     for a, b in zip(split(opened), kept, strict=True):
         assert np.abs(a - b).max() < 1e-4
-    for name, values in tractogram.data_per_streamline.items():
-        assert np.allclose(opened.per_streamline[name], np.squeeze(values), atol=1e-6)
 
 
-@pytest.mark.parametrize("byte_order", ["<", ">"])
-def test_open_trk__both_byte_orders_with_scalars_and_properties(write_trk, stored, byte_order):
+def test_open_trk__scalars_and_properties_are_stepped_over(write_trk, stored):
     plain = split(open_tractogram(write_trk(stored)))
     scalars = [np.full((len(p), 2), i, np.float32) for i, p in enumerate(stored)]
     properties = np.arange(100, dtype=np.float32).reshape(50, 2)
-    path = write_trk(
-        stored, "b.trk", scalars, properties, (b"weight", b"length"), byte_order=byte_order
-    )
-    opened = open_tractogram(path)
+    opened = open_tractogram(write_trk(stored, "b.trk", scalars, properties))
     assert all(np.array_equal(a, b) for a, b in zip(split(opened), plain, strict=True))
-    assert opened.per_streamline["length"].tolist() == properties[:, 1].tolist()
     assert opened.streamlines.counts.min() == 0
 
 
@@ -143,7 +136,8 @@ def test_open_trk__gz_gives_the_same_points(write_trk, stored):
 def test_open_trk__spans_of_an_earlier_opening_replace_the_walk(write_trk, stored):
     path = write_trk(stored)
     opened = open_tractogram(path)
-    again = open_tractogram(path, opened.spans)
+    spans = (opened.streamlines.firsts, opened.streamlines.counts)
+    again = open_tractogram(path, spans)
     assert all(np.array_equal(a, b) for a, b in zip(split(again), split(opened), strict=True))
 
 
@@ -157,6 +151,8 @@ def test_open_trk__spans_of_an_earlier_opening_replace_the_walk(write_trk, store
         ({"voxel_sizes": 0}, "voxel sizes of"),
         ({"voxel_sizes": np.nan}, "voxel sizes of"),
         ({"vox_to_ras": np.diag([1, 0, 1, 1])}, "is no affine"),
+        ({"vox_to_ras": np.zeros((4, 4))}, "no vox_to_ras matrix"),
+        ({"version": 1}, "no vox_to_ras matrix"),
         ({"voxel_order": b"RRS"}, "voxel_order “RRS”"),
         ({"n_count": 51}, "50 of the 51 streamlines"),
     ],
@@ -204,14 +200,11 @@ def test_open_trk__scalars_and_properties_may_be_nan(write_trk, stored):
     properties = np.full((50, 2), np.nan, np.float32)
     opened = open_tractogram(write_trk(stored, scalars=scalars, properties=properties))
     assert len(opened.streamlines) == 50
-    assert list(opened.per_streamline) == ["property0", "property1"]
 
 
 def test_open_trk__header_without_translation_is_a_warning_that_names_it(write_trk, stored):
     opened = open_tractogram(write_trk(stored, vox_to_ras=np.diag([-1, -1, 1, 1])))
     assert "vox_to_ras has no translation" in opened.warnings[0]
-    old = open_tractogram(write_trk(stored, version=1))
-    assert "no vox_to_ras matrix" in old.warnings[0]
     assert "LPS is assumed" in open_tractogram(write_trk(stored, voxel_order=b"")).warnings[0]
 
 
@@ -228,7 +221,6 @@ def test_open_trk__no_translation_is_fine_where_points_lie_around_the_origin(tmp
 def test_open_trk__originals_without_translation_lie_outside_the_brain(shared_data, name):
     opened = open_tractogram(shared_data / "tractograms" / name)
     assert "vox_to_ras has no translation" in opened.warnings[0]
-    low, high = opened.bounds()
-    assert high[0] < 0
-    assert high[1] < 0
-    assert low[0] > -157
+    points = np.concatenate(split(opened))
+    assert points[:, :2].max() < 0
+    assert points[:, 0].min() > -157

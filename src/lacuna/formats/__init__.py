@@ -3,6 +3,7 @@
 Tractograms (.tck, .trk, .trx) open without being copied; images are in `lacuna.formats.nifti`.
 """
 
+import dataclasses
 import gzip
 import shutil
 import zlib
@@ -12,7 +13,13 @@ from pathlib import Path
 from lacuna.errors import FormatError
 from lacuna.formats.replace import replacing
 from lacuna.formats.tck import open_tck, save_tck
-from lacuna.formats.tractogram_file import Spans, TractogramFile, broken_gzip
+from lacuna.formats.tractogram_file import (
+    Spans,
+    TractogramFile,
+    broken_gzip,
+    check_placement,
+    check_spans,
+)
 from lacuna.formats.trk import open_trk
 from lacuna.formats.trx import is_deflated, open_trx, save_trx, store_plain
 
@@ -42,7 +49,7 @@ def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> Tr
         A .tck, .trk, .tck.gz, .trk.gz or .trx file, or a .trx folder. Compressed ones are read
         into memory: see `unpack`.
     spans
-        `TractogramFile.spans` of an earlier opening of the same content. The file is then not
+        From the `Streamlines` of an earlier opening of the same content. The file is then not
         searched, and opens at once whatever its size.
 
     Raises
@@ -51,7 +58,11 @@ def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> Tr
         If it is missing, of another format, or broken; says what is wrong and where.
     """
     path = Path(path)
-    return _OPENERS[_format_suffix(path)](path, spans)
+    opened = _OPENERS[_format_suffix(path)](path, spans)
+    check_spans(path, opened.streamlines)
+    # What a format knows to be wrong explains more than where the points are.
+    warnings = opened.warnings + check_placement(opened.streamlines)
+    return dataclasses.replace(opened, warnings=warnings)
 
 
 def needs_unpacking(path: str | PathLike[str]) -> bool:

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,6 @@ class TractogramFile:
         Numbers that the file keeps with each streamline, by name.
     warnings
         What is odd about the file, one sentence each.
-    header
-        What the file says about itself.
     """
 
     path: Path
@@ -58,27 +56,6 @@ class TractogramFile:
     groups: Mapping[str, IntArray] = field(default_factory=dict)
     per_streamline: Mapping[str, FloatArray] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    header: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def spans(self) -> Spans:
-        """First words and point counts; `open_tractogram` takes them to open without a scan."""
-        return self.streamlines.firsts, self.streamlines.counts
-
-    def bounds(self) -> tuple[FloatArray, FloatArray]:
-        """Return the box of all points; reads the whole file.
-
-        Returns
-        -------
-        low, high : (3,)
-            Corners, mm RAS+.
-        """
-        low, high = np.full(3, np.inf), np.full(3, -np.inf)
-        for _, points, _ in self.streamlines.chunks():
-            if len(points):
-                low = np.minimum(low, points.min(axis=0))
-                high = np.maximum(high, points.max(axis=0))
-        return low, high
 
 
 def map_bytes(path: Path) -> ByteArray:
@@ -131,6 +108,27 @@ def find_impossible(words: NDArray[np.floating], words_at_once: int = 3 << 16) -
     return np.concatenate(found)
 
 
+def check_finite(path: Path, streamlines: Streamlines) -> None:
+    """Raise if a coordinate is NaN, infinite or beyond a kilometre; other words may be.
+
+    Raises
+    ------
+    FormatError
+        If one is; says which point.
+    """
+    at = find_impossible(streamlines.words)
+    # Between coordinates there may be counts, which read as floats can be anything, and values
+    # of points and streamlines, which may be NaN.
+    i = np.searchsorted(streamlines.firsts, at, side="right") - 1
+    point, axis = np.divmod(at - streamlines.firsts[i], streamlines.stride)
+    bad = np.flatnonzero((i >= 0) & (point < streamlines.counts[i]) & (axis < 3))
+    if len(bad):
+        raise FormatError(
+            f"{path}: point {point[bad[0]]} of streamline {i[bad[0]]} has a coordinate that is "
+            "NaN, infinite or beyond a kilometre. Remove such streamlines, or write the file again."
+        )
+
+
 def check_spans(path: Path, streamlines: Streamlines) -> None:
     """Raise unless a file has streamlines and its words hold all of them.
 
@@ -158,23 +156,23 @@ def sample_points(streamlines: Streamlines) -> NDArray[np.float32]:
     return streamlines.gather(ids)[0]
 
 
-def check_placement(streamlines: Streamlines) -> list[str]:
+def check_placement(streamlines: Streamlines) -> tuple[str, ...]:
     """Return warnings about points that are not where a brain in mm would be."""
     points = sample_points(streamlines).astype(np.float64)
     if not len(points):
-        return ["None of the streamlines looked at has any points."]
+        return ("None of the streamlines looked at has any points.",)
     extent = float(np.ptp(points, axis=0).max())
     if len(points) > 100 and (extent < 1 or extent > 500):
         text = f"The points reach {describe_box(points)}: that is not a brain in mm. "
-        return [text + "Convert the coordinates to mm in scanner or template space."]
+        return (text + "Convert the coordinates to mm in scanner or template space.",)
     inside = ((points >= BRAIN_BOX_MM[0]) & (points <= BRAIN_BOX_MM[1])).all(axis=1).mean()
-    if inside < 0.5:
-        text = (
-            f"{100 * (1 - inside):.0f} % of the points lie where no brain in template space is "
-            f"({describe_box(points)}): a translation is probably missing or wrong. "
-        )
-        return [text + "Compare the tractogram with its template in a viewer first."]
-    return []
+    if inside >= 0.5:
+        return ()
+    text = (
+        f"{100 * (1 - inside):.0f} % of the points lie where no brain in template space is "
+        f"({describe_box(points)}): a translation is probably missing or wrong. "
+    )
+    return (text + "Compare the tractogram with its template in a viewer first.",)
 
 
 def describe_box(points: FloatArray) -> str:

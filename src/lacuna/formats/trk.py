@@ -5,10 +5,9 @@ of the streamline. Coordinates are in voxel-mm: voxel indices times voxel sizes,
 the *corner* of the first voxel.
 """
 
-from collections.abc import Callable
+from array import array
 from dataclasses import replace
 from pathlib import Path
-from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +17,8 @@ from lacuna.formats.tractogram_file import (
     ByteArray,
     Spans,
     TractogramFile,
-    check_placement,
-    check_spans,
+    check_finite,
     describe_box,
-    find_impossible,
     map_bytes,
     sample_points,
 )
@@ -34,18 +31,15 @@ HEADER = np.dtype(
         ("magic", "S6"),
         ("dimensions", "<i2", 3),
         ("voxel_sizes", "<f4", 3),
-        ("origin", "<f4", 3),
+        ("origin", "V12"),
         ("n_scalars", "<i2"),
-        ("scalar_names", "S20", 10),
+        ("scalar_names", "V200"),
         ("n_properties", "<i2"),
-        ("property_names", "V20", 10),
+        ("property_names", "V200"),
         ("vox_to_ras", "<f4", (4, 4)),
-        ("reserved", "S444"),
+        ("reserved", "V444"),
         ("voxel_order", "S4"),
-        ("pad2", "S4"),
-        ("image_orientation", "<f4", 6),
-        ("pad1", "S2"),
-        ("flips", "u1", 6),
+        ("display", "V36"),
         ("n_count", "<i4"),
         ("version", "<i4"),
         ("hdr_size", "<i4"),
@@ -72,32 +66,24 @@ def open_trk(path: Path, spans: Spans | None = None) -> TractogramFile:
     """
     data = map_bytes(path)
     fields = _read_header(path, data)
-    swapped = fields.dtype["hdr_size"].byteorder == ">"
-    n_scalars, n_properties = int(fields["n_scalars"]), int(fields["n_properties"])
     n_words = (len(data) - HEADER_BYTES) // 4
-    words = data[HEADER_BYTES : HEADER_BYTES + 4 * n_words].view(">f4" if swapped else "<f4")
+    words = data[HEADER_BYTES : HEADER_BYTES + 4 * n_words].view("<f4")
     warnings: list[str] = []
     affine = _world_from_stored(path, fields, warnings)
-    stride = 3 + n_scalars
-    is_new = spans is None
+    stride, counted = 3 + int(fields["n_scalars"]), int(fields["n_count"])
     if spans is None:
-        spans = _walk_records(path, words, stride, n_properties, int(fields["n_count"]))
-    streamlines = Streamlines(words, *spans, stride, affine)
-    check_spans(path, streamlines)
-    if is_new:
-        _check_finite(path, streamlines)
-    counted, found = int(fields["n_count"]), len(streamlines)
-    if 0 < counted < found:
-        warnings.append(f"The header counts {counted} streamlines; the {found} found are used.")
-    warnings += _check_translation(fields, streamlines)
-    return TractogramFile(
-        path,
-        "trk",
-        streamlines,
-        per_streamline=_read_properties(fields, streamlines, n_properties),
-        warnings=tuple(warnings),
-        header=_describe(fields),
-    )
+        spans = _walk_records(path, words, stride, int(fields["n_properties"]), counted)
+        streamlines = Streamlines(words, *spans, stride, affine)
+        check_finite(path, streamlines)
+        if not fields["vox_to_ras"][:3, 3].any():
+            warnings += _suspect_corner(streamlines)
+    else:
+        streamlines = Streamlines(words, *spans, stride, affine)
+    if 0 < counted < len(streamlines):
+        warnings.append(
+            f"The header counts {counted} streamlines; the {len(streamlines)} found are used."
+        )
+    return TractogramFile(path, "trk", streamlines, warnings=tuple(warnings))
 
 
 def _read_header(path: Path, data: ByteArray) -> np.void:
@@ -112,14 +98,11 @@ def _read_header(path: Path, data: ByteArray) -> np.void:
             f"{path} has {len(data)} bytes, less than the {HEADER_BYTES} of a .trk header: "
             "it is truncated. Copy or download it again."
         )
-    for dtype in (HEADER, HEADER.newbyteorder(">")):
-        fields: np.void = data[:HEADER_BYTES].view(dtype)[0]
-        if fields["hdr_size"] == HEADER_BYTES:
-            break
-    else:
+    fields: np.void = data[:HEADER_BYTES].view(HEADER)[0]
+    if fields["hdr_size"] != HEADER_BYTES:
         raise FormatError(
-            f"{path}: the header gives its own size as {data[996:1000].tobytes()!r}, which is "
-            f"{HEADER_BYTES} in neither byte order: the file is damaged."
+            f"{path}: the header gives its own size as {fields['hdr_size']}, not {HEADER_BYTES}: "
+            "the file is damaged, or was written on a big-endian machine."
         )
     for name in ("n_scalars", "n_properties"):
         if not 0 <= fields[name] <= 10_000:
@@ -136,12 +119,11 @@ def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> Floa
         )
     affine = fields["vox_to_ras"].astype(np.float64)
     if fields["version"] < 2 or affine[3, 3] == 0:
-        warnings.append(
-            "The header has no vox_to_ras matrix: coordinates are taken as mm of an image without "
-            "orientation. Write the file again with its reference image, for example with nibabel."
+        raise FormatError(
+            f"{path}: the header has no vox_to_ras matrix, so the points have no place in the "
+            "world. Write it again with its reference image, for example with nibabel."
         )
-        affine = np.diag([*sizes, 1.0])
-    elif (
+    if (
         not (np.abs(affine) < 1e6).all()
         or np.abs(affine[3] - [0, 0, 0, 1]).max() > 1e-3
         or not 1e-9 < abs(np.linalg.det(affine[:3, :3])) < 1e9
@@ -163,12 +145,12 @@ def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> Floa
     return np.asarray(affine @ turn @ corner)
 
 
-def _check_translation(fields: np.void, streamlines: Streamlines) -> list[str]:
+def _suspect_corner(streamlines: Streamlines) -> list[str]:
     stored = sample_points(replace(streamlines, world_from_stored=None))
-    if fields["vox_to_ras"][:3, 3].any() or not len(stored) or stored.min() < 0:
-        return check_placement(streamlines)
     # Points that all lie inside an image whose corner is the origin: its place was lost. Around
     # the origin they are in mm already, as nibabel writes them without a reference image.
+    if not len(stored) or stored.min() < 0:
+        return []
     text = (
         "The header's vox_to_ras has no translation, so that the origin is a corner of the image "
         f"and the streamlines lie outside the brain, {describe_box(sample_points(streamlines))}. "
@@ -201,23 +183,18 @@ def _walk_records(
     path: Path, words: NDArray[np.floating], stride: int, n_properties: int, n_count: int
 ) -> Spans:
     n_words = len(words)
-    point_count_at = _reader(words)
-    counts: list[int] = []
-    blocks: list[NDArray[np.int64]] = []
+    point_counts = words.view(np.uint8).data.cast("i")
+    counts = array("q")
     at = 0
     # The one loop over streamlines in Python: each record says where the next one is, and a
     # compiled loop is faster only from some five million on, once its compilation is counted.
     while at < n_words:
-        n = point_count_at(at)
+        n = point_counts[at]
         counts.append(n)
         at += 1 + n * stride + n_properties
         if n < 0 or at > n_words:
-            raise _record_error(path, at, n, sum(map(len, blocks)) + len(counts) - 1, n_words)
-        if len(counts) == 1 << 20:
-            blocks.append(np.array(counts, np.int64))
-            counts.clear()
-    blocks.append(np.array(counts, np.int64))
-    found = np.concatenate(blocks)
+            raise _record_error(path, at, n, len(counts) - 1, n_words)
+    found = np.frombuffer(counts, np.int64)
     if 0 < len(found) < n_count:
         raise FormatError(
             f"{path} holds {len(found)} of the {n_count} streamlines that its header counts: "
@@ -226,13 +203,6 @@ def _walk_records(
     sizes = 1 + found * stride + n_properties
     firsts: NDArray[np.int64] = np.cumsum(sizes) - sizes + 1
     return firsts, found
-
-
-def _reader(words: NDArray[np.floating]) -> Callable[[int], int]:
-    if words.dtype.isnative:
-        return words.view(np.uint8).data.cast("i").__getitem__
-    data, unpack = words.view(np.uint8).data, Struct(words.dtype.byteorder + "i").unpack_from
-    return lambda at: int(unpack(data, 4 * at)[0])
 
 
 def _record_error(path: Path, end: int, n: int, i: int, n_words: int) -> FormatError:
@@ -246,55 +216,3 @@ def _record_error(path: Path, end: int, n: int, i: int, n_words: int) -> FormatE
         f"{HEADER_BYTES + 4 * end}, but the file ends at byte {HEADER_BYTES + 4 * n_words}: it is "
         "truncated or damaged. Copy or download it again."
     )
-
-
-def _check_finite(path: Path, streamlines: Streamlines) -> None:
-    # Counts of points and properties are among the words: a small integer read as float is
-    # finite, and what is not is looked at more closely.
-    at = find_impossible(streamlines.words)
-    if not len(at):
-        return
-    i = np.searchsorted(streamlines.firsts, at, side="right") - 1
-    inside = (at - streamlines.firsts[i]) // streamlines.stride < streamlines.counts[i]
-    coordinate = (at - streamlines.firsts[i]) % streamlines.stride < 3
-    bad = np.flatnonzero(inside & coordinate & (i >= 0))
-    if len(bad):
-        point = int((at[bad[0]] - streamlines.firsts[i[bad[0]]]) // streamlines.stride)
-        raise FormatError(
-            f"{path}: point {point} of streamline {i[bad[0]]} has a coordinate that is NaN, "
-            "infinite or beyond a kilometre. Remove such streamlines, or write the file again."
-        )
-
-
-def _read_properties(
-    fields: np.void, streamlines: Streamlines, n_properties: int
-) -> dict[str, FloatArray]:
-    names: list[tuple[str, int]] = []
-    for raw in fields["property_names"]:
-        # nibabel keeps the number of columns behind the name and a NUL.
-        text, _, digits = bytes(raw).rstrip(b"\0").partition(b"\0")
-        if text:
-            names.append((text.decode("latin-1"), int(digits) if digits.isdigit() else 1))
-    first = streamlines.firsts + streamlines.counts * streamlines.stride
-    properties: dict[str, FloatArray] = {}
-    column = 0
-    while column < n_properties:
-        name, width = names.pop(0) if names else (f"property{column}", 1)
-        width = min(width, n_properties - column)
-        values = streamlines.words[first[:, None] + np.arange(column, column + width)]
-        properties[name] = values[:, 0] if width == 1 else values
-        column += width
-    return properties
-
-
-def _describe(fields: np.void) -> dict[str, object]:
-    return {
-        "dimensions": fields["dimensions"].tolist(),
-        "voxel_sizes": fields["voxel_sizes"].tolist(),
-        "vox_to_ras": fields["vox_to_ras"].tolist(),
-        "voxel_order": fields["voxel_order"].decode("latin-1"),
-        "n_scalars": int(fields["n_scalars"]),
-        "n_properties": int(fields["n_properties"]),
-        "n_count": int(fields["n_count"]),
-        "version": int(fields["version"]),
-    }

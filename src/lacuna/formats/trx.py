@@ -16,9 +16,7 @@ from lacuna.formats.tractogram_file import (
     ByteArray,
     Spans,
     TractogramFile,
-    check_placement,
-    check_spans,
-    find_impossible,
+    check_finite,
 )
 from lacuna.geometry.grid import FloatArray, Grid, IntArray
 from lacuna.geometry.streamlines import Streamlines
@@ -51,26 +49,15 @@ def open_trx(path: Path, spans: Spans | None = None) -> TractogramFile:
     if points.dtype.kind != "f" or points.ndim != 2 or points.shape[1] != 3:
         raise FormatError(f"{path}: positions are {points.dtype} of shape {points.shape}, not n×3.")
     offsets = _read_offsets(path, members, header, len(points))
-    words = points.reshape(-1)
+    streamlines = Streamlines(points.reshape(-1), offsets[:-1] * 3, np.diff(offsets))
     if spans is None:
-        bad = find_impossible(words)
-        if len(bad):
-            i = int(np.searchsorted(offsets, bad[0] // 3, side="right")) - 1
-            raise FormatError(
-                f"{path}: point {bad[0] // 3 - offsets[i]} of streamline {i} has a coordinate that "
-                "is NaN, infinite or beyond a kilometre. Remove such streamlines, or write the "
-                "file again."
-            )
-    streamlines = Streamlines(words, offsets[:-1] * 3, np.diff(offsets))
-    check_spans(path, streamlines)
+        check_finite(path, streamlines)
     return TractogramFile(
         path,
         "trx",
         streamlines,
         groups=_read_groups(path, members, len(streamlines)),
         per_streamline=_read_per_streamline(path, members, len(streamlines)),
-        warnings=tuple(check_placement(streamlines)),
-        header=header,
     )
 
 
@@ -108,8 +95,6 @@ def save_trx(
     grid: Grid,
     *,
     groups: Mapping[str, IntArray] | None = None,
-    per_streamline: Mapping[str, FloatArray] | None = None,
-    deflated: bool = False,
 ) -> None:
     """Write streamlines as a .trx archive; an existing file is replaced in one step.
 
@@ -125,10 +110,6 @@ def save_trx(
         Of the image that goes with the streamlines; only noted in the header.
     groups
         Streamline numbers of each tract.
-    per_streamline : (n,) or (n, k)
-        Numbers to keep with each streamline.
-    deflated
-        Whether to compress; such a file cannot be mapped.
     """
     kind = "float16" if points.dtype == np.float16 else "float32"
     header = {
@@ -137,21 +118,16 @@ def save_trx(
         "NB_VERTICES": len(points),
         "NB_STREAMLINES": len(offsets) - 1,
     }
-    arrays: dict[str, NDArray[Any]] = {
-        f"positions.3.{kind}": points.astype(np.dtype(kind).newbyteorder("<")),
-        "offsets.uint64": offsets.astype("<u8"),
+    contents = {
+        "header.json": json.dumps(header).encode(),
+        f"positions.3.{kind}": points.astype(np.dtype(kind).newbyteorder("<")).tobytes(),
+        "offsets.uint64": offsets.astype("<u8").tobytes(),
     }
     for name, ids in (groups or {}).items():
-        arrays[f"groups/{name.replace('/', '_')}.uint32"] = np.asarray(ids).astype("<u4")
-    for name, values in (per_streamline or {}).items():
-        width = f".{values.shape[1]}" if values.ndim == 2 else ""
-        arrays[f"dps/{name.replace('/', '_')}{width}.float32"] = np.asarray(values).astype("<f4")
-    compression = zipfile.ZIP_DEFLATED if deflated else zipfile.ZIP_STORED
+        contents[f"groups/{name.replace('/', '_')}.uint32"] = np.asarray(ids, "<u4").tobytes()
     with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
-        contents = {"header.json": json.dumps(header).encode()}
-        contents |= {name: array.tobytes() for name, array in arrays.items()}
         for name, content in contents.items():
-            archive.writestr(_plain_info(name), content, compression, 9 if deflated else None)
+            archive.writestr(_plain_info(name), content, zipfile.ZIP_STORED)
 
 
 def _plain_info(name: str) -> zipfile.ZipInfo:
@@ -193,7 +169,9 @@ def _inflate(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> I
 
 
 def _damaged(path: Path, name: str, error: object) -> FormatError:
-    return FormatError(f"{path}: {name} is damaged ({error}). Copy or download it again.")
+    return FormatError(
+        f"{path}: {name} is damaged ({error}), or was not finished. Copy or write it again."
+    )
 
 
 def _folder_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
@@ -277,24 +255,18 @@ def _read_offsets(
     n = header.get("NB_STREAMLINES", len(offsets) - 1)
     counted = header.get("NB_VERTICES", n_points)
     if counted != n_points:
-        raise FormatError(
-            f"{path}: header.json counts {counted} points and positions holds {n_points}: "
-            "the file is damaged or was not finished. Write it again."
-        )
+        problem = f"header.json counts {counted} points and positions holds {n_points}"
+        raise _damaged(path, "positions", problem)
     if len(offsets) == n:  # the last one, the number of points, is optional
         offsets = np.append(offsets, n_points)
-    if len(offsets) != n + 1:
-        raise FormatError(
-            f"{path}: header.json counts {n} streamlines and there are {len(offsets)} offsets: "
-            "the file is damaged or was not finished. Write it again."
-        )
+    if len(offsets) - 1 != n:
+        problem = f"header.json counts {n} streamlines and there are {len(offsets)} offsets"
+        raise _damaged(path, "offsets", problem)
     steps = np.diff(offsets)
     if len(steps) and (offsets[0] != 0 or steps.min() < 0 or offsets[-1] != n_points):
-        i = int(np.argmax(steps < 0)) + 1 if steps.min() < 0 else (0 if offsets[0] else int(n))
-        raise FormatError(
-            f"{path}: offset {i} is {offsets[i]}, with {n_points} points in the file: offsets must "
-            "rise from 0 to the number of points. The file is damaged; write it again."
-        )
+        i = int(np.argmax(steps < 0)) + 1 if steps.min() < 0 else (0 if offsets[0] else len(steps))
+        problem = f"offset {i} is {offsets[i]}, with {n_points} points in the file"
+        raise _damaged(path, "offsets", problem)
     return offsets
 
 

@@ -4,7 +4,6 @@ Every tractogram format keeps its points as triplets of numbers in one long arra
 things between them: delimiters, record headers, values per point. This class describes that once.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,32 +67,6 @@ class Streamlines:
         for axis in range(3):
             points[:, axis] = self.words[at + axis]
         return self._to_world(points), offsets
-
-    def chunks(
-        self, max_points: int = 1 << 20
-    ) -> Iterator[tuple[int, NDArray[np.float32], NDArray[np.int64]]]:
-        """Yield all streamlines in file order, some at a time.
-
-        Parameters
-        ----------
-        max_points
-            Points per chunk; a single longer streamline is a chunk of its own.
-
-        Yields
-        ------
-        first : int
-            Number of the chunk's first streamline.
-        points, offsets
-            As `gather` returns them.
-        """
-        ends = np.cumsum(self.counts)
-        start = 0
-        while start < len(self):
-            before = ends[start] - self.counts[start]
-            stop = int(np.searchsorted(ends, before + max_points, side="right"))
-            stop = max(stop, start + 1)
-            yield start, *self.gather(np.arange(start, stop))
-            start = stop
 
     def _to_world(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
         if self.world_from_stored is None:
