@@ -48,8 +48,6 @@ class Image(Generic[Stored]):
         Where the voxels are.
     name
         The path, or what stands for it in messages.
-    affine_from
-        What the grid was taken from.
     notes
         What is odd about the image, one sentence each.
     """
@@ -57,7 +55,6 @@ class Image(Generic[Stored]):
     array: NDArray[Stored]
     grid: Grid
     name: str
-    affine_from: Literal["sform", "qform", "affine"]
     notes: tuple[str, ...] = ()
 
 
@@ -72,24 +69,25 @@ def load_image(source: ImageSource) -> Image[Any]:
     Raises
     ------
     FormatError
-        If the file is missing, damaged, or no image.
+        If the file is missing, damaged, or no NIfTI image: others may not say which side is left.
     GridError
         If its place in the world is not stated, or stated twice with different handedness, or it
         has more than one volume.
     """
+    notes: tuple[str, ...] = ()
     if isinstance(source, tuple):
-        _check_one_volume(np.shape(source[0]), "The array given")
-        volume = _squeeze(np.asarray(source[0]))
-        grid = Grid(_shape(volume), np.asarray(source[1], np.float64))
-        return Image(volume, grid, "array", "affine")
-    if isinstance(source, SpatialImage):
-        image, name = source, source.get_filename() or "image"
+        name, voxels = "array", np.asarray(source[0])
+        grid = Grid(_volume_shape(voxels, name), np.asarray(source[1]))
     else:
-        image, name = _open(Path(source)), str(source)
-    affine, affine_from, notes = _placement(image, name)
-    _check_one_volume(image.shape, name)  # before 60 volumes are decompressed
-    volume = _squeeze(_values(image, name))
-    return Image(volume, Grid(_shape(volume), affine), name, affine_from, notes)
+        if isinstance(source, SpatialImage):
+            image, name = source, source.get_filename() or "image"
+        else:
+            image, name = _open(Path(source)), str(source)
+        if not isinstance(image, nibabel.Nifti1Pair):
+            raise FormatError(f"{name} is a {type(image).__name__}: convert it to NIfTI.")
+        grid, notes = _placement(image, name)
+        voxels = _values(image, name)
+    return Image(voxels.reshape(grid.shape, order="F"), grid, name, notes)
 
 
 def load_mask(source: ImageSource) -> Image[np.bool_]:
@@ -137,14 +135,13 @@ def load_mask(source: ImageSource) -> Image[np.bool_]:
     notes = image.notes
     if high > 1 + BINARY_TOLERANCE:
         notes += (f"Its only value beside 0 is {high:g}, taken as lesion.",)
-    return Image(mask, image.grid, name, image.affine_from, notes)
+    return Image(mask, image.grid, name, notes)
 
 
 def save_map(
     path: str | PathLike[str],
     array: NDArray[Any],
     grid: Grid,
-    dtype: type[np.generic] | None = None,
     *,
     code: Literal[1, 2, 3, 4] = 2,
 ) -> None:
@@ -157,11 +154,10 @@ def save_map(
     path
         Where to; compressed if it ends in ``.gz``.
     array : (i, j, k)
-        Voxel values in the order of the grid.
+        Voxel values in the order of the grid; stored as uint8 if they are that or Boolean, other
+        integers as int32, all else as float32.
     grid
         Where the voxels are.
-    dtype
-        How to store them; by default masks as uint8, integers as int32, others as float32.
     code
         What NIfTI calls the space: 1 scanner, 2 aligned to another image, 3 Talairach, 4 MNI152.
 
@@ -173,10 +169,8 @@ def save_map(
     path = Path(path)
     if array.shape != grid.shape:
         raise GridError(f"An array of shape {array.shape} does not fit a grid of {grid.shape}.")
-    if dtype is None:
-        kinds: dict[str, type[np.generic]] = {"b": np.uint8, "i": np.int32, "u": np.int32}
-        dtype = np.uint8 if array.dtype == np.uint8 else kinds.get(array.dtype.kind, np.float32)
-    stored = np.asarray(array, np.dtype(dtype).newbyteorder("<"))
+    kind = "<u1" if array.dtype in (np.bool_, np.uint8) else "<i4"
+    stored = np.asarray(array, kind if array.dtype.kind in "biu" else "<f4")
     content = _header(grid, stored.dtype, code) + stored.tobytes(order="F")
     if path.suffix == ".gz":
         content = gzip.compress(content, GZIP_LEVEL, mtime=0)
@@ -199,18 +193,15 @@ def _header(grid: Grid, dtype: np.dtype[Any], code: int) -> bytes:
     return bytes(header.binaryblock) + bytes(4)
 
 
-def _open(path: Path) -> SpatialImage:
+def _open(path: Path) -> Any:
     try:
-        image = nibabel.load(path)
+        return nibabel.load(path)
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}. Check the path.") from error
     except _READ_ERRORS as error:
         raise FormatError(
             f"{path} cannot be read as an image ({error}). Copy it again, or convert it to NIfTI."
         ) from error
-    if not isinstance(image, SpatialImage):
-        raise FormatError(f"{path} is a {type(image).__name__}, not an image of voxels.")
-    return image
 
 
 def _values(image: SpatialImage, name: str) -> NDArray[Any]:
@@ -222,13 +213,8 @@ def _values(image: SpatialImage, name: str) -> NDArray[Any]:
         ) from error
 
 
-def _placement(
-    image: SpatialImage, name: str
-) -> tuple[FloatArray, Literal["sform", "qform", "affine"], tuple[str, ...]]:
-    if not isinstance(image, nibabel.Nifti1Pair):
-        if image.affine is None:
-            raise GridError(f"{name} has no affine: where its voxels are is unknown.")
-        return image.affine, "affine", ()
+def _placement(image: nibabel.Nifti1Pair, name: str) -> tuple[Grid, tuple[str, ...]]:
+    shape = _volume_shape(image, name)
     sform: FloatArray | None = image.header.get_sform(coded=True)[0]
     try:
         qform = image.header.get_qform(coded=True)[0]
@@ -236,37 +222,30 @@ def _placement(
         qform = None
     if qform is not None and not np.isfinite(qform).all():
         qform = None
-    if sform is None and qform is None:
+    affine = qform if sform is None else sform
+    if affine is None:
         raise GridError(
             f"{name} has neither a valid sform nor qform (codes 0): which side is left is unknown. "
             "Set its affine from the image it was drawn on."
         )
-    if sform is None:
-        return qform, "qform", ()
+    grid = Grid(shape, affine)
     if qform is None:
-        return sform, "sform", ()
-    if np.linalg.det(sform[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
+        return grid, ()
+    if np.linalg.det(affine[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
         raise GridError(
             f"{name}: sform and qform disagree about handedness, so that left and right depend on "
             "the program that reads it. Find out which is right and copy it over the other."
         )
-    shape = (*image.shape[:3], 1, 1, 1)[:3]
-    if not Grid(shape, sform).is_same(Grid(shape, qform)):
-        return sform, "sform", ("Its sform and qform place it differently; the sform is used.",)
-    return sform, "sform", ()
+    if grid.is_same(Grid(shape, qform)):
+        return grid, ()
+    return grid, ("Its sform and qform place it differently; the sform is used.",)
 
 
-def _check_one_volume(shape: tuple[int, ...], name: str) -> None:
+def _volume_shape(image: Any, name: str) -> tuple[int, int, int]:
+    shape = image.shape
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):
         raise GridError(
             f"{name} has shape {shape}: one volume of three axes is needed. "
             "Choose one, for example with fslroi or nibabel's slicer."
         )
-
-
-def _squeeze(array: NDArray[Any]) -> NDArray[Any]:
-    return array.reshape(array.shape[:3], order="F") if array.ndim > 3 else array
-
-
-def _shape(volume: NDArray[Any]) -> tuple[int, int, int]:
-    return volume.shape[0], volume.shape[1], volume.shape[2]
+    return shape[0], shape[1], shape[2]

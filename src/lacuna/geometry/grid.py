@@ -12,7 +12,7 @@ from itertools import permutations
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lacuna.errors import GridError
 
@@ -170,6 +170,19 @@ class Grid:
         return bool(np.abs(offsets).max() < SAME_AFFINE_TOLERANCE_MM)
 
     @classmethod
+    def cubic(cls, voxel_size_mm: float, shape: tuple[int, int, int], origin: ArrayLike) -> "Grid":
+        """Return an axis-aligned grid of cubic voxels.
+
+        Parameters
+        ----------
+        origin : (3,)
+            Centre of the first voxel, mm RAS+.
+        """
+        affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
+        affine[:3, 3] = origin
+        return cls(shape, affine)
+
+    @classmethod
     def over_box(cls, low: FloatArray, high: FloatArray, voxel_size_mm: float) -> "Grid":
         """Return an axis-aligned grid that covers a box, with centres on multiples of its voxels.
 
@@ -183,6 +196,4 @@ class Grid:
         first = np.floor(np.asarray(low) / voxel_size_mm + 0.5)
         last = np.floor(np.asarray(high) / voxel_size_mm + 0.5)
         shape = (last - first + 1).astype(int)
-        affine = np.diag([voxel_size_mm, voxel_size_mm, voxel_size_mm, 1.0])
-        affine[:3, 3] = first * voxel_size_mm
-        return cls((int(shape[0]), int(shape[1]), int(shape[2])), affine)
+        return cls.cubic(voxel_size_mm, tuple(shape), first * voxel_size_mm)

@@ -11,8 +11,6 @@ Imaging Centre's releases (2009a: 197 × 233 × 189), of FSL 6 and of SPM's defa
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
 from lacuna.errors import SpaceError
 from lacuna.geometry.grid import Grid
 
@@ -33,54 +31,40 @@ class StatedSpace:
     source: str
 
 
-@dataclass(frozen=True)
-class _Lattice:
-    """A cubic, axis-aligned grid: voxel size and the centre of its first voxel, mm RAS+."""
-
-    voxel_size_mm: float
-    shape: tuple[int, int, int]
-    origin: tuple[float, float, float]
-
-    def to_grid(self) -> Grid:
-        affine = np.diag([self.voxel_size_mm] * 3 + [1.0])
-        affine[:3, 3] = self.origin
-        return Grid(self.shape, affine)
-
-
 _MNI_LINEAR = (
-    _Lattice(1, (181, 217, 181), (-90, -126, -72)),
-    _Lattice(2, (91, 109, 91), (-90, -126, -72)),
+    Grid.cubic(1, (181, 217, 181), (-90, -126, -72)),
+    Grid.cubic(2, (91, 109, 91), (-90, -126, -72)),
 )
 _FSL = (
-    _Lattice(1, (182, 218, 182), (-91, -126, -72)),
-    _Lattice(2, (91, 109, 91), (-90, -126, -72)),
-    _Lattice(0.5, (364, 436, 364), (-91.5, -126, -72)),
+    Grid.cubic(1, (182, 218, 182), (-91, -126, -72)),
+    Grid.cubic(2, (91, 109, 91), (-90, -126, -72)),
+    Grid.cubic(0.5, (364, 436, 364), (-91.5, -126, -72)),
 )
 _MNI_2009AB = (
-    _Lattice(1, (197, 233, 189), (-98, -134, -72)),
-    _Lattice(2, (99, 117, 95), (-98, -134, -72)),
-    _Lattice(0.5, (394, 466, 378), (-98, -134, -72)),
+    Grid.cubic(1, (197, 233, 189), (-98, -134, -72)),
+    Grid.cubic(2, (99, 117, 95), (-98, -134, -72)),
+    Grid.cubic(0.5, (394, 466, 378), (-98, -134, -72)),
 )
 _MNI_2009C = (
-    _Lattice(1, (193, 229, 193), (-96, -132, -78)),
-    _Lattice(2, (97, 115, 97), (-96.5, -132.5, -78.5)),
+    Grid.cubic(1, (193, 229, 193), (-96, -132, -78)),
+    Grid.cubic(2, (97, 115, 97), (-96.5, -132.5, -78.5)),
 )
 _SPM8_BOX = (
-    _Lattice(1, (157, 189, 136), (-78, -112, -50)),
-    _Lattice(2, (79, 95, 68), (-78, -112, -50)),
+    Grid.cubic(1, (157, 189, 136), (-78, -112, -50)),
+    Grid.cubic(2, (79, 95, 68), (-78, -112, -50)),
 )
 _SPM12_BOX = (
-    _Lattice(1, (157, 189, 156), (-78, -112, -70)),
-    _Lattice(2, (79, 95, 79), (-78, -112, -70)),
-    _Lattice(1.5, (121, 145, 121), (-90, -126, -72)),
+    Grid.cubic(1, (157, 189, 156), (-78, -112, -70)),
+    Grid.cubic(2, (79, 95, 79), (-78, -112, -70)),
+    Grid.cubic(1.5, (121, 145, 121), (-90, -126, -72)),
 )
-_CH2 = (_Lattice(1, (181, 217, 181), (-90, -125, -71)),)
+_CH2 = (Grid.cubic(1, (181, 217, 181), (-90, -125, -71)),)
 
 # The first grid of a voxel size is the canonical one; later ones are others in which software
 # that belongs to the space writes it, so that they raise no suspicion.
-_GRIDS: dict[str, tuple[_Lattice, ...]] = {
+_GRIDS: dict[str, tuple[Grid, ...]] = {
     "MNI152NLin6Asym": _FSL,
-    "MNI152NLin6Sym": (_Lattice(1, (193, 229, 193), (-96, -132, -74)),),
+    "MNI152NLin6Sym": (Grid.cubic(1, (193, 229, 193), (-96, -132, -74)),),
     "MNI152NLin2009aAsym": _MNI_2009AB,
     "MNI152NLin2009aSym": _MNI_2009AB,
     "MNI152NLin2009bAsym": _MNI_2009AB,
@@ -154,23 +138,16 @@ def canonical_grid(space: str, voxel_size_mm: float) -> Grid | None:
     Grid or None
         With axes towards +x, +y, +z; none for a study space, or where no such grid is customary.
     """
-    for lattice in _GRIDS.get(resolve_space(space), ()):
-        if lattice.voxel_size_mm == voxel_size_mm:
-            return lattice.to_grid()
+    for grid in _GRIDS.get(resolve_space(space), ()):
+        if grid.voxel_sizes_mm[0] == voxel_size_mm:
+            return grid
     return None
 
 
 def grid_names(grid: Grid) -> tuple[str, ...]:
     """Return the template spaces that are customarily stored on these voxels, however turned."""
     turned = grid.canonical
-    return tuple(
-        space
-        for space, lattices in _GRIDS.items()
-        if any(
-            lattice.shape == turned.shape and lattice.to_grid().is_same(turned)
-            for lattice in lattices
-        )
-    )
+    return tuple(space for space, grids in _GRIDS.items() if any(map(turned.is_same, grids)))
 
 
 def _candidates(folded: str) -> list[str]:
