@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lacuna.assets.bundled import DEMO, copy_demo
-from lacuna.bids.dataset import find_lesions, space_in_sidecar
+from lacuna.bids.dataset import find_lesions, read_sidecar, space_in_sidecar
+from lacuna.bids.names import file_stem
 from lacuna.formats import needs_unpacking, open_tractogram
 from lacuna.formats.nifti import load_mask
 
@@ -65,8 +66,9 @@ def test_demo__lesions_are_labelled_synthetic_and_lie_on_their_tracts(demo):
     tracts = {"SyntheticArcuate": "Left_Arcuate", "SyntheticCorticospinal": "Right_Corticospinal"}
     assert {lesion.entities["sub"] for lesion in found} == set(tracts)
     for lesion in found:
+        sidecar = lesion.path.with_name(file_stem(lesion.path) + ".json")
         assert lesion.entities["desc"] == "synthetic"
-        assert "SYNTHETIC" in lesion.sidecar["Description"]
+        assert "SYNTHETIC" in read_sidecar(sidecar)["Description"]
         mask = load_mask(lesion.path)
         tract = tracts[lesion.entities["sub"]]
         points, _ = opened.streamlines.gather(opened.groups[tract])

@@ -145,8 +145,9 @@ def test_find_lesions__one_file(tmp_path):
 
 def test_find_lesions__one_file_of_a_dataset_knows_its_dataset(dataset):
     (dataset / "participants.tsv").write_text("participant_id\tlesion_side\nsub-03\tright\n")
-    (lesion,) = find_lesions(dataset / "sub-03" / "anat" / "sub-03_roi.nii.gz").found
-    assert lesion.dataset == dataset
+    listing = find_lesions(dataset / "sub-03" / "anat" / "sub-03_roi.nii.gz")
+    (lesion,) = listing.found
+    assert listing.root == dataset
     assert lesion.lesion_side == "right"
 
 
@@ -194,14 +195,24 @@ def test_find_lesions__a_table_without_lesion_side_says_nothing(dataset):
 
 
 def test_sidecar__inherited_from_above_and_overridden_below(dataset):
-    write_json(dataset / "mask.json", {"Space": "ACPC", "Rater": "A", "Top": 1})
-    write_json(dataset / "label-lesion_mask.json", {"Rater": "B"})
-    own = dataset / "sub-01" / "anat" / "sub-01_space-MNI152NLin6Asym_label-lesion_mask.json"
-    write_json(own, {"Rater": "C"})
-    write_json(dataset / "label-other_mask.json", {"Rater": "not this one"})
-    write_json(dataset / "dwi.json", {"Rater": "nor this"})
-    lesion = find_lesions(dataset).found[0]
-    assert lesion.sidecar == {"Space": "ACPC", "Rater": "C", "Top": 1}
+    mask = dataset / "sub-02" / "ses-1" / "anat" / "sub-02_ses-1_label-L_desc-T1lesion_mask.nii"
+
+    def source() -> str:
+        return find_lesions(mask).found[0].space.source
+
+    write_json(dataset / "label-other_mask.json", {"Space": "no"})
+    write_json(dataset / "dwi.json", {"Space": "no"})
+    write_json(dataset / "mask.json", {"Space": "A"})
+    assert source() == "Space in mask.json"
+    write_json(dataset / "label-L_mask.json", {"SpatialReference": "B"})
+    assert source() == "SpatialReference in label-L_mask.json"
+    write_json(dataset / "sub-02" / "sub-02_mask.json", {"Space": "C"})
+    assert source() == "Space in sub-02_mask.json"
+    own = mask.with_suffix(".json")
+    write_json(own, {"Rater": "me"})
+    assert source() == "Space in sub-02_mask.json"
+    write_json(own, {"Space": "D"})
+    assert source() == f"Space in {own.name}"
 
 
 def test_sidecar__states_the_space_where_the_name_does_not(dataset):

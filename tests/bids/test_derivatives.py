@@ -37,8 +37,8 @@ def test_path__names_as_promised():
     assert path == Path(
         "/out/sub-X/ses-Y/dwi/sub-X_ses-Y_space-MNI152Lin_res-2_desc-disconnection_map.nii.gz"
     )
-    table = outputs.path("parcels", "stats", ".tsv", seg="Schaefer")
-    assert table.name == "sub-X_ses-Y_space-MNI152Lin_seg-Schaefer_res-2_desc-parcels_stats.tsv"
+    table = outputs.path("summary", "stats", ".tsv")
+    assert table.name == "sub-X_ses-Y_space-MNI152Lin_res-2_desc-summary_stats.tsv"
 
 
 def test_path__source_entities_carry_through():

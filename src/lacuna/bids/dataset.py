@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from lacuna.bids.names import BidsName, file_stem, name_plain_file, parse_name
@@ -32,21 +32,16 @@ class LesionFile:
     entities
         Of its BIDS name, or of the name made for a plain file.
     space
-        The space that its name or its sidecar states, if any, as it is written there.
-    sidecar
-        What the JSON files that apply to it say, the nearest winning.
+        The space that its name states, or else the nearest of the JSON files that apply to it, as
+        it is written there.
     lesion_side
         Its participant's ``lesion_side`` in ``participants.tsv``, if any.
-    dataset
-        Root of the dataset or folder that it was found in.
     """
 
     path: Path
     entities: Mapping[str, str]
     space: StatedSpace | None = None
-    sidecar: Mapping[str, object] = field(default_factory=dict)
     lesion_side: str | None = None
-    dataset: Path | None = None
 
     @property
     def participant(self) -> str:
@@ -106,7 +101,8 @@ def find_lesions(
     if path.is_dir():
         root = path
         kind = "dataset" if _is_dataset(path) else "folder"
-        images = list(_walk_dataset(path) if kind == "dataset" else _list_folder(path))
+        images = list(_walk_dataset(path) if kind == "dataset" else sorted(path.iterdir()))
+        images = [image for image in images if _is_image(image.name)]
     elif path.is_file() and path.name.endswith(IMAGE_EXTENSIONS):
         root, kind, images = _dataset_of(path), "file", [path]
     else:
@@ -185,15 +181,11 @@ def _walk_dataset(root: Path) -> Iterator[Path]:
         skipped = _SKIPPED_DIRECTORIES if here == root else ()
         names[:] = sorted(n for n in names if not n.startswith(".") and n not in skipped)
         # A dangling link is kept: content that was not fetched must fail aloud, not vanish.
-        yield from (here / name for name in sorted(files) if _is_image(name))
+        yield from (here / name for name in sorted(files))
 
 
 def _refuse_unreadable(error: OSError) -> None:
     raise DatasetError(f"{error.filename} cannot be listed ({error.strerror}); check its mode.")
-
-
-def _list_folder(root: Path) -> Iterator[Path]:
-    yield from sorted(path for path in root.iterdir() if _is_image(path.name))
 
 
 def _is_image(name: str) -> bool:
@@ -212,13 +204,8 @@ def _select(
             ignored.append(IgnoredFile(path, reason))
             continue
         name = name or name_plain_file(path.name)
-        sidecar, source = _collect_sidecar(path, name, root)
-        space = None
-        if "space" in name.entities:
-            space = StatedSpace(name.entities["space"], f"the name of {path.name}")
-        side = sides.get(name.entities["sub"])
-        space = space or space_in_sidecar(sidecar, source)
-        found.append(LesionFile(path, name.entities, space, sidecar, side, root))
+        space = _stated_space(path, name, root)
+        found.append(LesionFile(path, name.entities, space, sides.get(name.entities["sub"])))
     return found, ignored
 
 
@@ -239,29 +226,28 @@ def _reason_to_ignore(name: BidsName | None) -> str | None:
     return "no label says that it is a lesion (label-lesion, label-L)"
 
 
-def _collect_sidecar(path: Path, name: BidsName, root: Path) -> tuple[dict[str, object], str]:
-    """Return the merged content of the sidecars that apply, and the name of the nearest."""
+def _stated_space(path: Path, name: BidsName, root: Path) -> StatedSpace | None:
+    if "space" in name.entities:
+        return StatedSpace(name.entities["space"], f"the name of {path.name}")
     own = path.with_name(file_stem(path) + ".json")
-    directories = [path.parent, *path.parent.parents]
-    depth = directories.index(root) if root in directories else 0
-    content: dict[str, object] = {}
-    source = own.name
-    for directory in reversed(directories[: depth + 1]):
-        applying = []
-        for candidate in directory.glob("*.json"):
-            subject = "" if candidate.name.startswith("sub-") else f"sub-{name.entities['sub']}_"
-            other = parse_name(subject + candidate.name)
-            if other is None or other.suffix != name.suffix or candidate == own:
-                continue
-            if other.entities.items() <= name.entities.items():
-                applying.append((len(other.entities), candidate))
-        for _, candidate in sorted(applying):
-            content |= read_sidecar(candidate)
-            source = candidate.name
-    if own.is_file():
-        content |= read_sidecar(own)
-        source = own.name
-    return content, source
+    sidecars = [own] if own.is_file() else []
+    for directory in path.parents:
+        if directory.is_relative_to(root):
+            shared = (s for s in directory.glob(f"*{name.suffix}.json") if _applies(s.name, name))
+            sidecars += sorted(shared, key=lambda sidecar: -sidecar.name.count("-"))
+    stated = (space_in_sidecar(read_sidecar(sidecar), sidecar.name) for sidecar in sidecars)
+    return next(filter(None, stated), None)
+
+
+def _applies(sidecar: str, name: BidsName) -> bool:
+    """Tell whether a sidecar of this name, in a folder above, is about a file (inheritance)."""
+    subject = "" if sidecar.startswith("sub-") else f"sub-{name.entities['sub']}_"
+    other = parse_name(subject + sidecar)
+    return (
+        other is not None
+        and other.suffix == name.suffix
+        and other.entities.items() <= name.entities.items()
+    )
 
 
 def _read_sides(root: Path) -> dict[str, str]:

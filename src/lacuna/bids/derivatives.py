@@ -32,7 +32,6 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 """Every suffix that is written, with its extensions; ``mask`` alone is a BIDS suffix."""
 
 _GENERATOR = "Lacuna"
-_NOT_CARRIED = ("space", "res", "desc")
 
 
 @dataclass(frozen=True)
@@ -63,31 +62,27 @@ class LesionOutputs:
         parts = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
         return self.output_dir.joinpath(*parts, "dwi")
 
-    def path(self, desc: str, suffix: str, extension: str, *, seg: str | None = None) -> Path:
+    def path(self, desc: str, suffix: str, extension: str) -> Path:
         """Return the path of a result.
 
         Parameters
         ----------
         desc, suffix, extension
             As in ``disconnection``, ``map``, ``.nii.gz``; suffix and extension from `SUFFIXES`.
-        seg
-            Parcellation that the result refers to.
         """
-        own = {"space": self.space, "res": self.resolution, "desc": desc}
-        if seg is not None:
-            own["seg"] = seg
-        return self._path(own, suffix, extension)
+        return self._path({"res": self.resolution, "desc": desc}, suffix, extension)
 
     def lesion_path(self, extension: str = ".nii.gz") -> Path:
         """Return the path of the lesion as it was used, on its own grid."""
-        own = {"space": self.space, "label": self.lesion.entities.get("label", "lesion")}
-        return self._path(own, "mask", extension)
+        label = self.lesion.entities.get("label", "lesion")
+        return self._path({"label": label}, "mask", extension)
 
     def _path(self, own: Mapping[str, str], suffix: str, extension: str) -> Path:
         if extension not in SUFFIXES[suffix]:
             raise ValueError(f"{suffix} is not written as {extension}")
-        carried = {k: v for k, v in self.lesion.entities.items() if k not in _NOT_CARRIED}
-        return self.directory / build_name({**carried, **own}, suffix, extension)
+        carried = {k: v for k, v in self.lesion.entities.items() if k not in ("res", "desc")}
+        entities = {**carried, "space": self.space, **own}
+        return self.directory / build_name(entities, suffix, extension)
 
 
 def plan_outputs(
@@ -158,8 +153,8 @@ def open_output(
     description = root / "dataset_description.json"
     if not description.exists():
         _write_once(description, _format_json(_describe(parameters, sources)))
-        # Another process may have described the folder in the same moment, and otherwise.
-        check_output(root, parameters, sources=sources)
+    # Since the first look another process may have described the folder, and otherwise.
+    check_output(root, parameters, sources=sources)
     return root
 
 
@@ -195,7 +190,7 @@ def check_output(
             f"{output_dir} holds the dataset {content.get('Name', 'without a name')!r}, which "
             f"{_GENERATOR} did not make: give another OUTPUT_DIR."
         )
-    wanted = json.loads(json.dumps(_plain(parameters)))
+    wanted = json.loads(_format_json(parameters))
     differing = [
         f"{key} {recorded.get(key, 'not recorded')} there, {wanted.get(key, 'not given')} now"
         for key in sorted(recorded.keys() | wanted.keys())

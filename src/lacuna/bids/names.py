@@ -33,22 +33,15 @@ class BidsName:
         Short name to value, ``sub`` first.
     suffix
         The last part before the extension, as in ``mask``.
-    extension
-        With its dot or dots, as in ``.nii.gz``.
     """
 
     entities: Mapping[str, str]
     suffix: str
-    extension: str
-
-    def __str__(self) -> str:
-        return build_name(self.entities, self.suffix, self.extension)
 
 
-def split_extension(name: str) -> tuple[str, str]:
-    """Return a file name's stem and its extension; ``.nii.gz`` is one extension."""
-    match = _EXTENSION.search(name)
-    return (name[: match.start()], match.group()) if match else (name, "")
+def file_stem(path: str | Path) -> str:
+    """Return a file's name without directory and extension; ``.nii.gz`` is one extension."""
+    return _EXTENSION.sub("", Path(path).name)
 
 
 def parse_name(name: str) -> BidsName | None:
@@ -62,8 +55,7 @@ def parse_name(name: str) -> BidsName | None:
     BidsName or None
         None if it does not begin with ``sub-``, or a part is no entity.
     """
-    stem, extension = split_extension(name)
-    *parts, suffix = stem.split("_")
+    *parts, suffix = file_stem(name).split("_")
     entities: dict[str, str] = {}
     for part in parts:
         match = _ENTITY.fullmatch(part)
@@ -73,7 +65,7 @@ def parse_name(name: str) -> BidsName | None:
         entities[key] = value
     if next(iter(entities), None) != "sub" or not suffix.isalnum():
         return None
-    return BidsName(entities, suffix, extension)
+    return BidsName(entities, suffix)
 
 
 def name_plain_file(name: str) -> BidsName:
@@ -82,36 +74,25 @@ def name_plain_file(name: str) -> BidsName:
     A part ``space-X`` keeps its meaning; everything else that is a letter or digit is the
     subject's label.
     """
-    stem, extension = split_extension(name)
-    parts = stem.split("_")
+    parts = file_stem(name).split("_")
     spaces = [part.removeprefix("space-") for part in parts if part.startswith("space-")]
     words = "".join(part for part in parts if not part.startswith("space-"))
     label = re.sub(r"[^A-Za-z0-9]", "", words.removeprefix("sub-"))
     entities = {"sub": label or "unnamed"}
     if len(spaces) == 1 and spaces[0].isalnum():
         entities["space"] = spaces[0]
-    return BidsName(entities, "mask", extension)
+    return BidsName(entities, "mask")
 
 
 def build_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
     """Return the file name; entities that BIDS does not know stand before ``space``."""
-    parts = [f"{key}-{value}" for key, value in sort_entities(entities).items()]
-    return "_".join([*parts, suffix]) + extension
-
-
-def sort_entities(entities: Mapping[str, str]) -> dict[str, str]:
-    """Return the entities in BIDS order."""
     unknown = ENTITY_ORDER.index("space") - 0.5
     rank = {key: float(place) for place, key in enumerate(ENTITY_ORDER)}
-    return dict(sorted(entities.items(), key=lambda item: rank.get(item[0], unknown)))
+    keys = sorted(entities, key=lambda key: rank.get(key, unknown))
+    return "_".join([*(f"{key}-{entities[key]}" for key in keys), suffix]) + extension
 
 
 def resolution_label(grid: Grid) -> str:
     """Return the value of ``res``: a grid's voxel size, mm, as in ``2``, ``1p5``, ``1x1x3``."""
     sizes = [f"{size:.4g}".replace(".", "p") for size in grid.canonical.voxel_sizes_mm]
     return sizes[0] if len(set(sizes)) == 1 else "x".join(sizes)
-
-
-def file_stem(path: str | Path) -> str:
-    """Return a file's name without directory and extension."""
-    return split_extension(Path(path).name)[0]
