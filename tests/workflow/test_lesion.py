@@ -12,13 +12,11 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from lacuna.bids.dataset import find_lesions
 from lacuna.errors import DatasetError, GridError, LesionError, SpaceError
 from lacuna.formats import open_tractogram
-from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import StatedSpace, canonical_grid
 from lacuna.workflow.lesion import (
     check_cut,
     check_overlap,
     check_spaces,
-    describe_lesion,
     load_lesion,
     tractogram_space,
 )
@@ -55,7 +53,7 @@ def test_load_lesion__volume_side_and_centre(tmp_path):
     lesion = load_lesion(save(tmp_path / "a.nii.gz", block()), "ACPC")
     assert lesion.n_voxels == 3 * 4 * 4
     assert lesion.volume_mm3 == 3 * 4 * 4 * 8
-    assert (lesion.side, lesion.left_share, lesion.right_share) == ("left", 1, 0)
+    assert (lesion.side, lesion.left_share) == ("left", 1)
     assert lesion.centre_of_mass_mm == (-14, -19, 3)
     assert lesion.space == StatedSpace("ACPC", "as given")
     assert lesion.warnings == ()
@@ -109,15 +107,15 @@ def test_load_lesion__a_twentieth_across_the_midline_is_still_one_side():
     origin=st.tuples(*[st.floats(-100, 100)] * 3),
     size=st.sampled_from([0.5, 0.7, 1.0, 1.1, 2.0]),
 )
-def test_describe_lesion__orientation_changes_nothing_to_the_last_bit(codes, seed, origin, size):
+def test_load_lesion__orientation_changes_nothing_to_the_last_bit(codes, seed, origin, size):
     random = np.random.default_rng(seed)
     array = (random.random((7, 6, 5)) < 0.3).astype(np.uint8)
     array[3, 3, 3] = 1
     affine = np.diag([size, size, size, 1.0])
     affine[:3, 3] = np.round(origin, 1)
     image = turned(array, affine, codes)
-    one = describe_lesion(array > 0, Grid(array.shape, affine))
-    other = describe_lesion(np.asarray(image.dataobj) > 0, Grid(image.shape, image.affine))
+    one = load_lesion((array, affine))
+    other = load_lesion((np.asarray(image.dataobj), image.affine))
     for fact in ("n_voxels", "volume_mm3", "side", "left_share", "centre_of_mass_mm"):
         assert getattr(one, fact) == getattr(other, fact)
 
@@ -135,11 +133,6 @@ def test_load_lesion__the_mask_is_kept_as_stored():
 def test_load_lesion__an_empty_mask_is_an_error(tmp_path):
     with pytest.raises(LesionError, match="empty"):
         load_lesion(save(tmp_path / "a.nii.gz", np.zeros(SHAPE, np.uint8)), "ACPC")
-
-
-def test_describe_lesion__an_empty_array_is_an_error():
-    with pytest.raises(LesionError, match="empty"):
-        describe_lesion(np.zeros(SHAPE, bool), Grid(SHAPE, AFFINE))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -251,55 +244,63 @@ def test_load_lesion__a_grid_that_several_spaces_share_fits_each(space):
     assert lesion.warnings == ()
 
 
+def load_with_side(folder, side):
+    (folder / "participants.tsv").write_text(f"participant_id\tlesion_side\nsub-1\t{side}\n")
+    save(folder / "sub-1_mask.nii.gz", block())
+    return load_lesion(find_lesions(folder).found[0], "ACPC")
+
+
 @pytest.mark.parametrize("side", ["left", "L", "Left "])
-def test_describe_lesion__a_side_that_agrees_is_silent(side):
-    assert describe_lesion(block() > 0, Grid(SHAPE, AFFINE), stated_side=side).warnings == ()
+def test_load_lesion__a_side_that_agrees_is_silent(tmp_path, side):
+    assert load_with_side(tmp_path, side).warnings == ()
 
 
 def test_load_lesion__a_side_that_disagrees_with_participants_is_a_warning(tmp_path):
-    (tmp_path / "participants.tsv").write_text("participant_id\tlesion_side\nsub-1\tright\n")
-    save(tmp_path / "sub-1_mask.nii.gz", block())
-    (warning,) = load_lesion(find_lesions(tmp_path).found[0], "ACPC").warnings
+    (warning,) = load_with_side(tmp_path, "right").warnings
     assert "lesion_side right" in warning
     assert "100% of the mask is left" in warning
 
 
-def test_describe_lesion__a_side_that_is_no_side_is_a_warning():
-    (warning,) = describe_lesion(block() > 0, Grid(SHAPE, AFFINE), stated_side="up").warnings
-    assert "'up'" in warning
+def test_load_lesion__a_side_that_is_no_side_is_a_warning(tmp_path):
+    (warning,) = load_with_side(tmp_path, "up").warnings
+    assert "lesion_side up, which is not left" in warning
 
 
 # The lesion and the tractogram
 
 
+def said(space):
+    return StatedSpace(space, "by somebody")
+
+
 def test_check_spaces__the_same_by_any_alias():
-    assert check_spaces("ch2", StatedSpace("MNIColin27", "x.json")) == "MNIColin27"
-    assert check_spaces("ACPC", "ACPC") == "ACPC"
+    assert check_spaces(said("ch2"), said("MNIColin27")) == "MNIColin27"
+    assert check_spaces(said("ACPC"), said("ACPC")) == "ACPC"
 
 
 def test_check_spaces__different_spaces_are_refused_with_the_way_out():
     with pytest.raises(SpaceError, match=r"Bring the mask into B.*later version.*--space"):
-        check_spaces("A", "B")
+        check_spaces(said("A"), said("B"))
 
 
 def test_check_spaces__templates_on_one_grid_are_still_different():
     with pytest.raises(SpaceError, match="differ"):
-        check_spaces("MNI152NLin2009aAsym", "MNI152NLin2009bAsym")
+        check_spaces(said("MNI152NLin2009aAsym"), said("MNI152NLin2009bAsym"))
 
 
 def test_check_spaces__a_native_mask_is_to_be_normalised():
     with pytest.raises(SpaceError, match="participant's own anatomy: normalise"):
-        check_spaces("T1w", "MNI152NLin6Asym")
+        check_spaces(said("T1w"), said("MNI152NLin6Asym"))
 
 
 def test_check_spaces__an_unknown_lesion_space_names_the_option():
     with pytest.raises(SpaceError, match=r"space of the lesion is not stated.*--space NAME"):
-        check_spaces(None, "MNI152NLin6Asym")
+        check_spaces(None, said("MNI152NLin6Asym"))
 
 
 def test_check_spaces__an_unknown_tractogram_space_names_the_option_and_a_guess():
     with pytest.raises(SpaceError, match=r"suggests MNI152NLin6Asym.*--tractogram-space"):
-        check_spaces("ACPC", None, tractogram_name="hcp842_MNI152NLin6Asym.trk")
+        check_spaces(said("ACPC"), None, tractogram_name="hcp842_MNI152NLin6Asym.trk")
 
 
 def test_tractogram_space__by_option(tmp_path):
@@ -331,6 +332,12 @@ def test_tractogram_space__an_option_that_contradicts_the_json_is_an_error(tmp_p
     (tmp_path / "x.json").write_text('{"Space": "MNI152NLin6Asym"}')
     with pytest.raises(SpaceError, match=r"but MNI152NLin6Asym by Space in x\.json"):
         tractogram_space(tmp_path / "x.trk", "MNI152NLin2009cAsym")
+
+
+def test_tractogram_space__a_name_that_contradicts_the_json_is_an_error(tmp_path):
+    (tmp_path / "x_space-ACPC.json").write_text('{"Space": "MNI152NLin6Asym"}')
+    with pytest.raises(SpaceError, match=r"MNI152NLin6Asym \(Space in .*but ACPC by the name of"):
+        tractogram_space(tmp_path / "x_space-ACPC.trk")
 
 
 def test_check_overlap__wholly_outside_is_an_error():
@@ -399,7 +406,7 @@ def test_real_masks__soop_stated_as_another_space_warn_or_are_refused(shared_dat
     with pytest.raises(SpaceError):
         load_lesion(mask, "MNI152NLin6Asym", strict=True)
     with pytest.raises(SpaceError, match="Bring the mask into MNI152NLin6Asym"):
-        check_spaces(load_lesion(mask, "IXI549Space").space, "MNI152NLin6Asym")
+        check_spaces(load_lesion(mask, "IXI549Space").space, said("MNI152NLin6Asym"))
 
 
 def test_real_masks__lesymap_are_float_and_left(shared_data):
@@ -424,7 +431,7 @@ def test_real_masks__a_native_mask_is_refused_by_its_name(shared_data):
     (mask,) = (shared_data / "lesions" / "other").glob("ARC_*_space-T1w.nii.gz")
     lesion = load_lesion(mask)
     with pytest.raises(SpaceError, match="participant's own anatomy"):
-        check_spaces(lesion.space, "MNI152NLin6Asym", lesion_name=lesion.name)
+        check_spaces(lesion.space, said("MNI152NLin6Asym"), lesion_name=lesion.name)
     with pytest.raises(SpaceError, match="T1w by the name"):
         load_lesion(mask, "MNI152NLin6Asym")
 

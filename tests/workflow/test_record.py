@@ -7,7 +7,7 @@ from tests.workflow.conftest import a_record
 
 from lacuna.analysis.structural import disconnect_voxels
 from lacuna.geometry.grid import Grid
-from lacuna.workflow.lesion import describe_lesion
+from lacuna.workflow.lesion import load_lesion
 from lacuna.workflow.record import (
     caption,
     find_reference,
@@ -24,7 +24,7 @@ GRID = Grid((20, 20, 1), np.eye(4))
 def a_lesion():
     mask = np.zeros(GRID.shape, bool)
     mask[8:10, :5] = True
-    return describe_lesion(mask, GRID, name="one.nii.gz")
+    return load_lesion((mask, GRID.affine))
 
 
 def test_parameters__are_what_results_must_share_and_nothing_else():

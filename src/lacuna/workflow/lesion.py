@@ -8,8 +8,7 @@ side and centre of mass are reported with every result.
 import logging
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +17,7 @@ import numpy as np
 from lacuna.bids.dataset import LesionFile, find_lesions, read_sidecar, space_in_sidecar
 from lacuna.bids.names import file_stem
 from lacuna.errors import LesionError, SpaceError
-from lacuna.formats.nifti import ImageSource, load_mask
+from lacuna.formats.nifti import Image, ImageSource, load_mask
 from lacuna.geometry.grid import BoolArray, FloatArray, Grid, IntArray
 from lacuna.geometry.space import StatedSpace, grid_names, known_spaces, resolve_space
 
@@ -61,8 +60,8 @@ class Lesion:
     side
         Where at least 95 % of the volume is, else ``"bilateral"``; by the sign of x, which is
         the midline of a template but of no native space.
-    left_share, right_share
-        Shares of the volume with x < 0 and x > 0.
+    left_share
+        Share of the volume with x < 0.
     centre_of_mass_mm
         Mean of the voxel centres, mm RAS+, to a micrometre.
     warnings
@@ -77,7 +76,6 @@ class Lesion:
     volume_mm3: float
     side: Side
     left_share: float
-    right_share: float
     centre_of_mass_mm: tuple[float, float, float]
     warnings: tuple[str, ...] = ()
 
@@ -117,52 +115,20 @@ def load_lesion(
         source = file.path
     stated = decide_space(space, file.space if file else None, default_space)
     image = load_mask(source)
-    return describe_lesion(
-        image.array,
-        image.grid,
-        name=image.name,
-        space=stated,
-        stated_side=file.lesion_side if file else None,
-        strict=strict,
-        notes=image.notes,
-    )
+    lesion = _measure(image, stated)
+    warnings = [f"{image.name}: {note}" for note in image.notes]
+    warnings += _suspect_grid(lesion, strict=strict)
+    if file and file.lesion_side:
+        warnings += _suspect_side(lesion, file.lesion_side)
+    for warning in warnings:
+        logger.warning(warning)
+    return replace(lesion, warnings=tuple(warnings))
 
 
-def describe_lesion(
-    mask: BoolArray,
-    grid: Grid,
-    *,
-    name: str = "array",
-    space: StatedSpace | None = None,
-    stated_side: str | None = None,
-    strict: bool = False,
-    notes: Sequence[str] = (),
-) -> Lesion:
-    """Measure a mask that is already an array, and warn about what is odd.
-
-    The measures are taken in world order, so that one lesion stored LAS, RAS or LIA has the same
-    volume, side and centre to the last bit.
-
-    Parameters
-    ----------
-    mask : (i, j, k)
-        True where lesioned, in the order of the grid.
-    stated_side
-        What ``participants.tsv`` calls its side.
-    notes
-        Warnings to begin with.
-
-    Raises
-    ------
-    LesionError
-        If the mask is empty.
-    SpaceError
-        If its grid is another template's (strict).
-    """
-    voxels = _find_voxels(mask)
-    if not len(voxels):
-        raise LesionError(f"{name} is empty: no voxel is lesioned. Was the right file given?")
-    turned, orientation = grid.canonical, grid.orientation
+def _measure(image: Image[np.bool_], space: StatedSpace | None) -> Lesion:
+    # In world order: a lesion stored LAS, RAS or LIA is the same to the last bit.
+    voxels = _find_voxels(image.array)
+    turned, orientation = image.grid.canonical, image.grid.orientation
     voxels = voxels[:, orientation.axes]
     voxels = np.where(orientation.flips, np.array(turned.shape) - 1 - voxels, voxels)
     # A flipped header keeps another corner, whose rounding would show in the last digits.
@@ -174,23 +140,16 @@ def describe_lesion(
     side: Side = "bilateral"
     if max(left, 1 - left) >= ONE_SIDED_SHARE:
         side = "left" if left > 0.5 else "right"
-    warnings = [*(f"{name}: {note}" for note in notes)]
-    warnings += _suspect_grid(grid, space, name, strict=strict)
-    warnings += _suspect_side(side, left, stated_side, name)
-    for warning in warnings:
-        logger.warning(warning)
     return Lesion(
-        mask=mask,
-        grid=grid,
-        name=name,
+        mask=image.array,
+        grid=image.grid,
+        name=image.name,
         space=space,
         n_voxels=len(voxels),
         volume_mm3=len(voxels) * turned.voxel_volume_mm3,
         side=side,
         left_share=left,
-        right_share=1 - left,
         centre_of_mass_mm=_to_micrometres(centre),
-        warnings=tuple(warnings),
     )
 
 
@@ -202,8 +161,8 @@ def tractogram_space(
 ) -> StatedSpace | None:
     """Return the space of a tractogram and where it was stated, if anywhere.
 
-    It is stated by an option, by ``x.json`` beside ``x.trk`` (``Space`` or ``SpatialReference``),
-    by ``space-`` in its name, or by default.
+    It is stated by an option, by ``x.json`` beside ``x.trk`` (``Space`` or ``SpatialReference``)
+    or ``space-`` in its name, or by default.
 
     Parameters
     ----------
@@ -219,18 +178,17 @@ def tractogram_space(
     """
     path = Path(path)
     sidecar = path.with_name(file_stem(path) + ".json")
-    stated = None
-    if sidecar.is_file():
-        stated = space_in_sidecar(read_sidecar(sidecar), sidecar.name)
+    said = space_in_sidecar(read_sidecar(sidecar), sidecar.name) if sidecar.is_file() else None
     entity = re.search(r"(?:^|_)space-([A-Za-z0-9]+)", file_stem(path))
-    if stated is None and entity:
-        stated = StatedSpace(entity.group(1), f"the name of {path.name}")
-    return decide_space(space, stated, default_space)
+    named = StatedSpace(entity.group(1), f"the name of {path.name}") if entity else None
+    if said and named:
+        decide_space(said, named, None)  # refuses two that differ
+    return decide_space(space, said or named, default_space)
 
 
 def check_spaces(
-    lesion_space: StatedSpace | str | None,
-    tractogram_space: StatedSpace | str | None,
+    lesion_space: StatedSpace | None,
+    tractogram_space: StatedSpace | None,
     *,
     lesion_name: str = "the lesion",
     tractogram_name: str = "the tractogram",
@@ -246,23 +204,15 @@ def check_spaces(
     tractogram = require_space(
         tractogram_space, tractogram_name, "--tractogram-space", "the tractogram"
     )
-    lesion_resolved, tractogram_resolved = (
-        resolve_space(lesion.name),
-        resolve_space(tractogram.name),
-    )
-    if lesion_resolved == tractogram_resolved:
-        return lesion_resolved
-    way_out = (
-        f"Bring the mask into {tractogram_resolved}, or take a tractogram in {lesion_resolved}"
-    )
-    if lesion_resolved.casefold() in _NATIVE_SPACES:
-        way_out = (
-            f"{lesion_resolved} is the participant's own anatomy: normalise the mask to "
-            f"{tractogram_resolved} first"
-        )
+    ours, theirs = resolve_space(lesion.name), resolve_space(tractogram.name)
+    if ours == theirs:
+        return ours
+    way_out = f"Bring the mask into {theirs}, or take a tractogram in {ours}"
+    if ours.casefold() in _NATIVE_SPACES:
+        way_out = f"{ours} is the participant's own anatomy: normalise the mask to {theirs} first"
     raise SpaceError(
-        f"{lesion_name} is in {lesion_resolved} ({lesion.source}), {tractogram_name} in "
-        f"{tractogram_resolved} ({tractogram.source}): they differ by millimetres or more. "
+        f"{lesion_name} is in {ours} ({lesion.source}), {tractogram_name} in {theirs} "
+        f"({tractogram.source}): they differ by millimetres or more. "
         f"{way_out}; transforms come in a later version. If a space is stated wrongly, correct it "
         "there, or give --space or --tractogram-space."
     )
@@ -334,14 +284,13 @@ def decide_space(
     SpaceError
         If it is ambiguous, or option and file state two.
     """
-    chosen = (
-        StatedSpace(option_value, "as given") if isinstance(option_value, str) else option_value
-    )
+    if isinstance(option_value, str):
+        option_value = StatedSpace(option_value, "as given")
+    chosen = option_value or stated or default
     if chosen is None:
-        chosen = stated or default
-        return StatedSpace(resolve_space(chosen.name), chosen.source) if chosen else None
+        return None
     resolved = StatedSpace(resolve_space(chosen.name), chosen.source)
-    if stated is None:
+    if option_value is None or stated is None:
         return resolved
     try:
         said = resolve_space(stated.name)
@@ -356,9 +305,7 @@ def decide_space(
     return resolved
 
 
-def require_space(
-    space: StatedSpace | str | None, name: str, option: str, what: str
-) -> StatedSpace:
+def require_space(space: StatedSpace | None, name: str, option: str, what: str) -> StatedSpace:
     """Return a space that was stated.
 
     Parameters
@@ -376,7 +323,7 @@ def require_space(
         If it was not; says how to state it.
     """
     if space is not None:
-        return StatedSpace(space, "as given") if isinstance(space, str) else space
+        return space
     folded = Path(name).name.casefold()
     hints = [known for known in known_spaces() if known.casefold() in folded]
     hint = f" Its name suggests {hints[0]}, which must be stated." if hints else ""
@@ -396,33 +343,29 @@ def _find_voxels(mask: BoolArray) -> IntArray:
     return np.column_stack(indices[::-1] if is_fortran else indices)
 
 
-def _suspect_grid(grid: Grid, space: StatedSpace | None, name: str, *, strict: bool) -> list[str]:
-    owners = grid_names(grid)
-    if space is None or not owners or resolve_space(space.name) in owners:
+def _suspect_grid(lesion: Lesion, *, strict: bool) -> list[str]:
+    owners, space = grid_names(lesion.grid), lesion.space
+    if space is None or not owners or space.name in owners:
         return []
     message = (
-        f"{name} is stated to be in {space.name} ({space.source}), but its grid is exactly that "
-        f"of {' or '.join(owners)}. A grid proves no space: check how the mask was made."
+        f"{lesion.name} is stated to be in {space.name} ({space.source}), but its grid is exactly "
+        f"that of {' or '.join(owners)}. A grid proves no space: check how the mask was made."
     )
     if strict:
         raise SpaceError(message)
     return [message]
 
 
-def _suspect_side(side: Side, left: float, stated: str | None, name: str) -> list[str]:
-    if stated is None:
+def _suspect_side(lesion: Lesion, stated: str) -> list[str]:
+    expected = _SIDES.get(stated.lower())
+    if expected == lesion.side:
         return []
-    expected = _SIDES.get(stated.strip().lower())
+    said = f"{lesion.name}: participants.tsv says lesion_side {stated}"
     if expected is None:
-        return [
-            f"{name}: lesion_side {stated!r} in participants.tsv is not left, right or bilateral."
-        ]
-    if expected == side:
-        return []
+        return [f"{said}, which is not left, right or bilateral."]
+    left = lesion.left_share
     shares = f"{left:.0%} of the mask is left and {1 - left:.0%} right"
-    return [
-        f"{name}: participants.tsv says lesion_side {stated}, but {shares}. Is the image flipped?"
-    ]
+    return [f"{said}, but {shares}. Is the image flipped?"]
 
 
 def _warn(message: str) -> tuple[str, ...]:
