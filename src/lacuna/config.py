@@ -31,16 +31,17 @@ _log = logging.getLogger(__name__)
 _SIZE_PREFIXES = ["", "K", "M", "G", "T", "P"]
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPkmgtp]?)(?:i?|i[Bb]|([Bb]))\s*$")
 _Size = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=_SIZE.pattern)]
-_LARGEST_FILE = 1 << 20
-_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_Paths = tuple[Annotated[str, msgspec.Meta(min_length=1)], ...]
+_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+_DIRECTORIES = ("cache_dir", "tmp_dir")
 
 
 class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The types of what a configuration file may say; None says nothing."""
 
     cache_dir: str | None = None
-    tmp_dir: str | list[str] | None = None
-    shared_cache_dirs: list[str] | None = None
+    tmp_dir: str | _Paths | None = None
+    shared_cache_dirs: _Paths | None = None
     offline: bool | None = None
     num_threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep_tmp: bool | None = None
@@ -60,46 +61,62 @@ def descriptions() -> dict[str, dict[str, Any]]:
     return tomllib.loads(Path(__file__).with_name("settings.toml").read_text(encoding="utf-8"))
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Stated(NamedTuple):
+    """What one place says about a setting.
+
+    Parameters
+    ----------
+    value
+        Paths are not yet expanded.
+    source
+        The place, in words: ``"cache_dir in lab.yaml, line 3"``.
+    base
+        The directory from which a relative path counts, where there is one.
+    """
+
+    value: Any
+    source: str
+    base: str | None = None
+
+
+Layer = dict[str, Stated]
+"""What one place says, by key."""
+
+
+class Settings(ConfigFile, frozen=True, kw_only=True):
     """Every setting, and where each came from.
 
     Parameters
     ----------
     cache_dir, tmp_dir
-        As configured by a file or the command line, not yet expanded. None or empty: not
-        configured there, and `lacuna.utils.cache` decides.
-    site_cache_dir, site_tmp_dir
-        The same of the site's file, which ranks below the environment.
+        As configured by a file or the command line. None: not configured there, and
+        `lacuna.utils.cache` decides.
     shared_cache_dirs, tractogram
         Not yet expanded either: `paths` does it when they are used.
     min_free
         Bytes.
-    sources
-        Where each came from, in words: ``"cache_dir in lab.yaml, line 3"``.
-    bases
-        The directory from which a relative path in a value counts, where there is one.
+    stated
+        The values with their sources; ``site_cache_dir`` and ``site_tmp_dir`` are those of the
+        site's file, which rank below the environment.
     files
         The configuration files that were read.
     unread
         Files found but not read, each with the reason.
     """
 
-    cache_dir: str | None = None
-    tmp_dir: tuple[str, ...] = ()
-    site_cache_dir: str | None = None
-    site_tmp_dir: tuple[str, ...] = ()
     shared_cache_dirs: tuple[str, ...] = ()
     offline: bool = False
     num_threads: int = 1
     keep_tmp: bool = False
     min_free: int | None = None
-    space: str | None = None
-    tractogram: str | None = None
-    tractogram_space: str | None = None
-    sources: dict[str, str] = {}
-    bases: dict[str, str | None] = {}
+    stated: Layer = {}
     files: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Where each setting came from, in words."""
+        return {key: said.source for key, said in self.stated.items()}
 
     def paths(self, key: str) -> tuple[Path, ...]:
         """Return the expanded paths of ``shared_cache_dirs`` or ``tractogram``.
@@ -109,17 +126,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ConfigError
             If a variable in one of them is not set; the message names it and the source.
         """
-        value = getattr(self, key)
+        value, source, base = self.stated[key]
         values = (value,) if isinstance(value, str) else value or ()
-        return tuple(_expanded(text, self.sources[key], self.bases[key]) for text in values)
-
-
-class Layer(NamedTuple):
-    """What one place says: values by key, the source of each in words, and where paths start."""
-
-    values: dict[str, Any]
-    sources: dict[str, str]
-    base: str | None = None
+        return tuple(_expanded(text, source, base) for text in values)
 
 
 def load_config(config: str | os.PathLike[str] | None = None) -> Settings:
@@ -148,16 +157,14 @@ def apply_settings(settings: Settings) -> None:
     """
     global _applied
     _applied = settings
-    for layer, site in (("", False), ("site_", True)):
-        chosen = {
-            key: cache.Choice(value, settings.sources[layer + key], settings.bases[layer + key])
-            for key in ("cache_dir", "tmp_dir")
-            if (value := getattr(settings, layer + key))
-        }
-        if chosen:
-            cache.set_locations(**chosen, site=site, keep=True)
+    choices: dict[str, cache.Choice | bool] = {
+        key: cache.Choice(*said)
+        for key, said in settings.stated.items()
+        if key.removeprefix("site_") in _DIRECTORIES and said.value
+    }
     if settings.sources["keep_tmp"] not in ("default", "LACUNA_KEEP_TMP"):
-        cache.set_keep_tmp(settings.keep_tmp)
+        choices["keep_tmp"] = settings.keep_tmp
+    cache.set_locations(**choices)
 
 
 def load_settings(
@@ -184,9 +191,9 @@ def load_settings(
     path, unread = find_config_file(config)
     site_path = find_site_file()
     settings = _merge(
-        options=_option_layer(cache_dir, tmp_dir, num_threads),
-        chosen=read_config_file(path) if path else Layer({}, {}),
-        site=read_config_file(site_path) if site_path else Layer({}, {}),
+        read_config_file(site_path) if site_path else {},
+        read_config_file(path) if path else {},
+        _option_layer(cache_dir, tmp_dir, num_threads),
     )
     files = tuple(str(file) for file in (path, site_path) if file)
     return msgspec.structs.replace(settings, files=files, unread=unread)
@@ -194,30 +201,16 @@ def load_settings(
 
 def current_settings() -> Settings:
     """Return the settings applied last in this process, else what the environment says."""
-    return _applied or _merge(Layer({}, {}), Layer({}, {}), Layer({}, {}))
+    return _applied or _merge({}, {}, {})
 
 
-def _merge(options: Layer, chosen: Layer, site: Layer) -> Settings:
+def _merge(site: Layer, chosen: Layer, options: Layer) -> Settings:
     """Rank what was said, between the built-in defaults and with the environment."""
-    layers = (_default_layer(), site, _environment_layer(), chosen, options)
-    values = {key: value for layer in layers for key, value in layer.values.items()}
-    sources = {key: source for layer in layers for key, source in layer.sources.items()}
-    bases = {key: layer.base for layer in layers for key in layer.values}
     # The environment's directories are not here: utils.cache reads them at each use.
-    configured = chosen.values | options.values
-    for key in ("cache_dir", "tmp_dir"):
-        values.pop(key, None)
-        if key in configured:
-            values[key] = configured[key]
-        if key in site.values:
-            values[f"site_{key}"] = site.values[key]
-            sources[f"site_{key}"] = site.sources[key]
-            bases[f"site_{key}"] = site.base
-    return Settings(
-        **values,
-        sources=sources,
-        bases=bases,
-    )
+    site = {f"site_{key}" if key in _DIRECTORIES else key: said for key, said in site.items()}
+    stated = _default_layer() | site | _environment_layer() | chosen | options
+    values = {key: stated[key].value for key in KEYS if stated[key].value is not None}
+    return Settings(**values, stated=stated)
 
 
 def find_config_file(
@@ -276,18 +269,19 @@ def read_config_file(path: Path) -> Layer:
         wrong type; the message gives the line.
     """
     shown = _shown(path)
-    data, lines = _parse(_read(path), shown)
+    data, lines = _parse(path, shown)
     try:
-        msgspec.convert(data, ConfigFile)
+        checked = msgspec.convert(data, ConfigFile)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), data, lines, shown)) from None
-    # msgspec has checked the types; a key without a value says nothing.
-    said = {key: value for key, value in data.items() if value not in (None, "", [])}
-    return Layer(
-        {key: _convert(key, value) for key, value in said.items()},
-        {key: f"{key} in {shown}, line {lines[key]}" for key in said},
-        os.path.dirname(os.path.abspath(path)),
-    )
+    base = os.path.dirname(os.path.abspath(path))
+    said = {}
+    for key in data:
+        value = getattr(checked, key)
+        if value not in (None, "", ()):  # a key without a value says nothing
+            value = parse_size(value) if key == "min_free" else value
+            said[key] = Stated(value, f"{key} in {shown}, line {lines[key]}", base)
+    return said
 
 
 def parse_size(text: str | int) -> int:
@@ -337,52 +331,50 @@ def _cgroup_quotas(
 
 def _default_layer() -> Layer:
     """Return what holds where nobody said anything."""
-    sources = dict.fromkeys(KEYS, "default")
+    layer = dict.fromkeys(KEYS, Stated(None, "default"))
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdecimal() and int(slurm):
-        return Layer({"num_threads": int(slurm)}, sources | {"num_threads": "SLURM_CPUS_PER_TASK"})
-    sources["num_threads"] = "the processors this process may use"
-    return Layer({"num_threads": available_cpus()}, sources)
+        threads = Stated(int(slurm), "SLURM_CPUS_PER_TASK")
+    else:
+        threads = Stated(available_cpus(), "the processors this process may use")
+    return layer | {"num_threads": threads}
 
 
 def _environment_layer() -> Layer:
     """Return what the environment says, apart from the directories of `lacuna.utils.cache`."""
-    layer = Layer({}, {})
+    layer = {}
     for key in ("shared_cache_dirs", "offline", "num_threads", "keep_tmp"):
         name = f"LACUNA_{key.upper()}"
         text = os.environ.get(name, "").strip()
         if not text:
             continue
-        layer.sources[key] = name
+        value: str | list[str] = _WORDS.get(text.lower(), text)
         if key == "shared_cache_dirs":
             # Not at the colon of ${NAME:-fallback}.
-            paths = re.split(re.escape(os.pathsep) + "(?!-)", text)
-            layer.values[key] = tuple(path for path in paths if path)
-        elif key == "num_threads" and text.isdecimal() and int(text):
-            layer.values[key] = int(text)
-        elif key != "num_threads" and text.lower() in _TRUE + _FALSE:
-            layer.values[key] = text.lower() in _TRUE
-        else:
+            value = [path for path in re.split(re.escape(os.pathsep) + "(?!-)", text) if path]
+        try:
+            checked = msgspec.convert({key: value}, ConfigFile, strict=False)
+        except msgspec.ValidationError:
             expects = descriptions()["keys"][key]["expects"]
-            raise ConfigError(f"{name} is {text!r}, but must be {expects}; mend it or unset it.")
+            message = f"{name} is {text!r}, but must be {expects}; mend it or unset it."
+            raise ConfigError(message) from None
+        layer[key] = Stated(getattr(checked, key), name)
     return layer
 
 
 def _option_layer(cache_dir: Any, tmp_dir: Any, num_threads: int | None) -> Layer:
     """Return what the command line says; an empty string says nothing."""
-    values = {
-        "cache_dir": os.fspath(cache_dir or ""),
-        "tmp_dir": (os.fspath(tmp_dir),) if tmp_dir else (),
-        "num_threads": num_threads,
-    }
+    options = {"cache_dir": cache_dir, "tmp_dir": tmp_dir, "num_threads": num_threads}
     names = {"cache_dir": "--cache-dir", "tmp_dir": "--tmp-dir", "num_threads": "--threads"}
-    said = {key: value for key, value in values.items() if value}
-    return Layer(said, {key: names[key] for key in said}, os.getcwd() if said else None)
+    said = {key: value for key, value in options.items() if value}
+    return {
+        key: Stated(os.fspath(value) if key in _DIRECTORIES else value, names[key], os.getcwd())
+        for key, value in said.items()
+    }
 
 
 def _named_file(named: str, chosen_by: str) -> Path:
-    # A name with a dollar sign may be just that.
-    path = Path(named).absolute() if os.path.exists(named) else _expanded(named, chosen_by)
+    path = _expanded(named, chosen_by)
     if path.is_dir() or not path.exists():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise ConfigError(
@@ -416,45 +408,24 @@ def _is_foreign(path: Path) -> bool:
 
 
 def _shown(path: Path) -> str:
-    """Return a path as short as it stays clear: relative to here, or to the home directory."""
+    """Return a path as short as it stays clear: relative to the working directory, if below it."""
     try:
-        path = path.absolute()
-        bases = {os.getcwd(): "", os.path.expanduser("~"): "~/"}
-    except OSError:  # the working directory is gone
+        return path.absolute().relative_to(Path.cwd()).as_posix()
+    except (OSError, ValueError):  # the working directory is gone, or elsewhere
         return str(path)
-    for base, prefix in bases.items():
-        if base != "/" and path.is_relative_to(base):
-            return prefix + path.relative_to(base).as_posix()
-    return str(path)
 
 
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            content = stream.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise ConfigError(
-                f"{_shown(path)} is larger than 1 MiB: that is no configuration file."
-            )
-        return content.decode("utf-8-sig")
-    except OSError as error:
-        raise ConfigError(
-            f"The configuration file {_shown(path)} cannot be read: {error.strerror}."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"The configuration file {_shown(path)} is not UTF-8 text (byte {error.start})."
-        ) from None
-
-
-def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[str, int]]:
-    """Return the content of a YAML text, and the line of each key and list element."""
+def _parse(path: Path, shown: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the content of a YAML file, and the line of each key."""
     import yaml
 
     try:
-        loader = yaml.SafeLoader(text)
+        loader = yaml.SafeLoader(path.read_bytes())
         root = loader.get_single_node()
         data = loader.construct_document(root) if root else None
+    except OSError as error:
+        message = f"The configuration file {shown} cannot be read: {error.strerror}."
+        raise ConfigError(message) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
@@ -465,7 +436,7 @@ def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{shown}, line 1: expected lines of the form `key: value`.")
     lines: dict[str, int] = {}
-    for key, value in root.value:
+    for key, _ in root.value:
         line = key.start_mark.line + 1
         if key.value in lines:
             raise ConfigError(
@@ -473,9 +444,6 @@ def _parse(text: str, shown: str) -> tuple[dict[str, Any], dict[str, int]]:
                 "keep one of the two."
             )
         lines[key.value] = line
-        if isinstance(value, yaml.SequenceNode):
-            for i, element in enumerate(value.value):
-                lines[f"{key.value}[{i}]"] = element.start_mark.line + 1
     return {str(key): value for key, value in data.items()}, lines
 
 
@@ -489,20 +457,12 @@ def _explain(problem: str, data: dict[str, Any], lines: dict[str, int], shown: s
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(KEYS)}."
         line = lines.get(unknown[1], 1)
         return f"{shown}, line {line}: unknown key {unknown[1]}; {hint}"
-    where = re.search(r"`\$\.(\w+)((?:\[\d+\])?)", problem)
+    where = re.search(r"`\$\.(\w+)", problem)
     if where is None:
         return f"{shown}: {problem}."
     key = where[1]
     facts = descriptions()["keys"][key]
-    value = data[key][int(where[2][1:-1])] if where[2] else data[key]
     return (
-        f"{shown}, line {lines.get(key + where[2], 1)}: {key} must be {facts['expects']}, "
-        f"not {value!r:.60}; for example `{key}: {facts['example']}`."
+        f"{shown}, line {lines[key]}: {key} must be {facts['expects']}, "
+        f"not {data[key]!r:.60}; for example `{key}: {facts['example']}`."
     )
-
-
-def _convert(key: str, value: Any) -> Any:
-    """Return a validated value as `Settings` holds it."""
-    if key in ("tmp_dir", "shared_cache_dirs"):
-        return tuple(text for text in ([value] if isinstance(value, str) else value) if text)
-    return parse_size(value) if key == "min_free" else value

@@ -101,7 +101,7 @@ def test_getters__make_anew_what_was_removed(tmp_path):
 def test_cache_dir__configured_beats_environment_beats_site_beats_default(tmp_path, set_variable):
     default = Path(os.environ["XDG_CACHE_HOME"]) / "lacuna"
     assert get_cache_dir() == default
-    set_locations(cache_dir=Choice(tmp_path / "site", "the site's file"), site=True)
+    set_locations(site_cache_dir=Choice(tmp_path / "site", "the site's file"))
     assert get_cache_dir() == tmp_path / "site"
     set_variable("LACUNA_CACHE_DIR", tmp_path / "variable")
     assert get_cache_dir() == tmp_path / "variable"
@@ -112,7 +112,7 @@ def test_cache_dir__configured_beats_environment_beats_site_beats_default(tmp_pa
 def test_temp_base__configured_beats_environment_beats_site_beats_default(tmp_path, set_variable):
     configure_cache(tmp_path / "c")
     assert get_temp_base_dir() == tmp_path / "c" / "tmp"
-    set_locations(tmp_dir=Choice(tmp_path / "site", "the site's file"), site=True)
+    set_locations(site_tmp_dir=Choice(tmp_path / "site", "the site's file"))
     assert get_temp_base_dir() == tmp_path / "site"
     set_variable("LACUNA_TMP_DIR", tmp_path / "variable")
     assert get_temp_base_dir() == tmp_path / "variable"
@@ -227,7 +227,8 @@ def test_default__is_in_local_app_data_on_windows(monkeypatch, tmp_path):
 def test_default__is_in_the_profile_on_windows_without_local_app_data(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", "")
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in ("USERPROFILE", "HOME"):  # the second, since os.path is not that of Windows here
+        monkeypatch.setenv(name, str(tmp_path))
     assert get_cache_dir() == tmp_path / "AppData" / "Local" / "lacuna" / "cache"
 
 
@@ -235,7 +236,7 @@ def test_windows__temp_names_and_descriptions_work(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     assert get_temp_dir("a_").is_dir()
-    assert {"TEMP", "TMP", "TMPDIR"} <= set(cache.child_environment())
+    assert described("cache").exists
     with pytest.raises(ValueError, match="prefix"):
         get_temp_dir("C:evil")
 
@@ -344,6 +345,18 @@ def test_relative_path__in_a_file_is_relative_to_that_file(tmp_path):
     assert get_cache_dir() == tmp_path / "lab" / "c"
 
 
+def test_relative_path__of_a_variable_is_not_forgotten_when_something_else_is_configured(
+    tmp_path, set_variable, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    set_variable("LACUNA_CACHE_DIR", "here")
+    with pytest.warns(RuntimeWarning, match="relative"):
+        get_cache_dir()
+    monkeypatch.chdir("elsewhere")
+    configure_cache(tmp_dir=tmp_path / "t")
+    assert get_cache_dir() == tmp_path / "here"
+
+
 def test_relative_path__reaches_children_as_absolute(tmp_path, set_variable, run_script):
     set_variable("LACUNA_CACHE_DIR", "here")
     (tmp_path / "elsewhere").mkdir()
@@ -412,9 +425,16 @@ def test_fallback__no_usable_home_means_a_private_directory_and_one_warning(
     assert stat.S_IMODE(found.stat().st_mode) == 0o700
 
 
+def test_home__that_is_none_is_no_home_for_what_was_chosen_either(set_variable):
+    set_variable("HOME", "/")
+    configure_cache("~/x")
+    with pytest.raises(CacheDirError, match="no home directory for '~'"):
+        get_cache_dir()
+
+
 def test_fallback__a_default_that_cannot_be_made_is_replaced(system_temp, set_variable, tmp_path):
     set_variable("XDG_CACHE_HOME", unusable(tmp_path))
-    with pytest.warns(RuntimeWarning, match="cannot be made"):
+    with pytest.warns(RuntimeWarning, match="cannot be used: Not a directory"):
         assert get_cache_dir().parent == system_temp
 
 
@@ -581,10 +601,11 @@ def test_temp_names__a_base_that_takes_no_files_is_an_error():
             make()
 
 
-def test_nul_in_a_path__is_an_error_that_says_so():
-    configure_cache("/tmp/a\0b")
+@pytest.mark.parametrize("use", [get_cache_dir, get_temp_dir, make_temp_file])
+def test_nul_in_a_path__is_an_error_that_says_so(use):
+    configure_cache("/tmp/a\0b", "/tmp/a\0b")
     with pytest.raises(CacheDirError, match=r"null (byte|character)") as caught:
-        get_cache_dir()
+        use()
     assert caught.value.errno == errno.EINVAL
 
 
@@ -599,7 +620,7 @@ def test_lacuna_variables__are_never_rewritten(tmp_path, set_variable):
     set_variable("LACUNA_TMP_DIR", "$HOME/t")
     configure_cache(tmp_path / "c", tmp_path / "t")
     get_temp_dir()
-    cache.apply_locations(cache.capture_locations())
+    cache.run_with_locations(cache.capture_locations(), get_temp_dir)
     assert os.environ["LACUNA_CACHE_DIR"] == "~/mine"
     assert os.environ["LACUNA_TMP_DIR"] == "$HOME/t"
 
@@ -619,13 +640,13 @@ def test_configure_cache__makes_nothing(tmp_path):
 
 def test_set_locations__layers_do_not_touch_each_other(tmp_path):
     configure_cache(tmp_path / "a")
-    set_locations(tmp_dir=Choice(tmp_path / "t", "/etc/lacuna/config.yaml"), site=True)
+    set_locations(site_tmp_dir=Choice(tmp_path / "t", "/etc/lacuna/config.yaml"))
     assert get_cache_dir() == tmp_path / "a"
     set_locations(cache_dir=Choice(tmp_path / "b", "lab.yaml"))
     assert get_temp_base_dir() == tmp_path / "t"
-    set_locations(site=True)
+    set_locations(site_tmp_dir=None)
     assert get_temp_base_dir() == tmp_path / "b" / "tmp"
-    set_locations()
+    set_locations(cache_dir=None)
     assert EXPORT not in os.environ
 
 

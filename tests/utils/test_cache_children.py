@@ -10,7 +10,6 @@ import pytest
 from lacuna.utils import cache
 from lacuna.utils.cache import (
     Choice,
-    apply_locations,
     capture_locations,
     child_environment,
     configure_cache,
@@ -30,8 +29,8 @@ CONFIGURE = """
         return (str(get_cache_dir()), str(get_temp_base_dir()), describe()[0].source)
     def configure():
         cache.set_locations(
-            cache.Choice(sys.argv[1], "cache_dir in lab.yaml, line 3"),
-            cache.Choice(sys.argv[2], "tmp_dir in lab.yaml, line 4"),
+            cache_dir=cache.Choice(sys.argv[1], "cache_dir in lab.yaml, line 3"),
+            tmp_dir=cache.Choice(sys.argv[2], "tmp_dir in lab.yaml, line 4"),
         )
 """
 STARTED_AFTER = {
@@ -140,7 +139,7 @@ def test_child__keeps_what_it_inherits_over_its_own_variables(tmp_path, run_scri
 
 
 def test_site_layer__reaches_children_below_their_environment(tmp_path, run_script):
-    set_locations(cache_dir=Choice(tmp_path / "site", "/etc/lacuna/config.yaml"), site=True)
+    set_locations(site_cache_dir=Choice(tmp_path / "site", "/etc/lacuna/config.yaml"))
     code = "from lacuna.utils.cache import *; print(get_cache_dir())"
     assert run_script(code) == [str(tmp_path / "site")]
     assert run_script(code, LACUNA_CACHE_DIR=str(tmp_path / "own")) == [str(tmp_path / "own")]
@@ -153,36 +152,37 @@ def test_capture__is_plain_text_that_pickles(tmp_path):
     assert isinstance(captured, str)
 
 
-def test_apply__the_environment_of_the_worker_no_longer_counts(tmp_path, monkeypatch):
+def test_captured__the_environment_of_the_worker_no_longer_counts(tmp_path, monkeypatch):
     monkeypatch.setenv("LACUNA_CACHE_DIR", str(tmp_path / "now"))
     captured = capture_locations()
     monkeypatch.setenv("LACUNA_CACHE_DIR", str(tmp_path / "stale"))
     monkeypatch.setenv("LACUNA_TMP_DIR", str(tmp_path / "stale-tmp"))
-    apply_locations(captured)
+    run_with_locations(captured, str)
     assert get_cache_dir() == tmp_path / "now"
     assert get_temp_base_dir() == tmp_path / "now" / "tmp"
     assert describe()[0].source == "LACUNA_CACHE_DIR"
 
 
-def test_apply__defaults_stay_what_they_were_where_they_were_captured(tmp_path, monkeypatch):
+def test_captured__defaults_stay_what_they_were_where_they_were_captured(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "$now"))
     captured = capture_locations()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
     configure_cache(tmp_path / "earlier")
-    apply_locations(captured)
+    run_with_locations(captured, str)
     assert get_cache_dir() == tmp_path / "$now" / "lacuna"
     assert describe()[0].source == "the default"
 
 
-def test_apply__relative_paths_and_lists_arrive_whole(tmp_path, monkeypatch):
+def test_captured__relative_paths_and_lists_arrive_whole(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     configure_cache("here")
-    set_locations(Choice("here", "a test"), Choice([tmp_path / "a", tmp_path / "b"], "a test"))
+    places = Choice([tmp_path / "a", tmp_path / "b"], "a test")
+    set_locations(cache_dir=Choice("here", "a test"), tmp_dir=places)
     with pytest.warns(RuntimeWarning, match="relative"):
         captured = capture_locations()
     monkeypatch.chdir("elsewhere")
     configure_cache()
-    apply_locations(captured)
+    run_with_locations(captured, str)
     assert get_cache_dir() == tmp_path / "here"
     assert get_temp_base_dir() == tmp_path / "a"
 
@@ -200,7 +200,7 @@ def test_capture__carries_whether_scratch_is_kept(monkeypatch):
     monkeypatch.setenv("LACUNA_KEEP_TMP", "1")
     captured = capture_locations()
     monkeypatch.delenv("LACUNA_KEEP_TMP")
-    apply_locations(captured)
+    run_with_locations(captured, str)
     with cache.temp_dir() as kept:
         pass
     assert kept.exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -21,7 +22,7 @@ from lacuna.utils.cache import (
     get_temp_base_dir,
     get_temp_dir,
     make_temp_file,
-    set_keep_tmp,
+    set_locations,
     temp_dir,
 )
 
@@ -39,6 +40,12 @@ def visible(base: Path) -> list[str]:
 
 def records(base: Path) -> list[Path]:
     return sorted(base.glob(f"{owner.RECORD_PREFIX}*"))
+
+
+def mark_of(name: str | Path) -> tuple[str, str]:
+    """Return the token and the lifetime that a temporary name carries."""
+    ((token, lifetime),) = re.findall(r"([0-9a-f]{12})_([pc])", Path(name).name)
+    return token, lifetime
 
 
 def test_temp_dir_of_caller__is_new_empty_private_and_directly_in_the_base(base):
@@ -92,7 +99,7 @@ def test_temp_dir_of_caller__never_the_same_for_many_processes(base, run_script)
         """
     )
     assert len(set(lines)) == len(lines) == 200
-    assert len({owner.find_marks(Path(line).name)[0][0] for line in lines}) == 8
+    assert len({mark_of(line)[0] for line in lines}) == 8
     assert len(records(base)) == 9
 
 
@@ -170,7 +177,7 @@ def test_temp_names__carry_token_and_lifetime(base):
         }
     for lifetime, made in names.items():
         for name in made:
-            assert owner.find_marks(name)[0] == (token, lifetime)
+            assert mark_of(name) == (token, lifetime)
 
 
 def test_temp_names__the_record_is_there_before_the_first_name(base):
@@ -192,7 +199,8 @@ def test_own_scratch__marks_what_is_made_for_callers_as_the_process_s(base, run_
     lines = run_script(
         """
         import os
-        from lacuna.utils.cache import get_temp_dir, make_temp_file, own_scratch
+        from lacuna.utils.cache import get_temp_dir, make_temp_file
+        from lacuna.utils.owner import own_scratch
         with own_scratch():
             print(get_temp_dir().name); print(make_temp_file().name, flush=True)
             if os.fork() == 0:
@@ -202,7 +210,7 @@ def test_own_scratch__marks_what_is_made_for_callers_as_the_process_s(base, run_
         print(get_temp_dir().name)
         """
     )
-    lifetimes = [owner.find_marks(Path(line).name)[0][1] for line in lines]
+    lifetimes = [mark_of(line)[1] for line in lines]
     assert lifetimes == [owner.PROCESS, owner.PROCESS, owner.CALLER, owner.CALLER]
 
 
@@ -293,7 +301,7 @@ def test_context__keeps_its_directory_when_told_to(kept, base, monkeypatch):
     with temp_dir() as scratch:
         (scratch / "file").write_text("x")
     assert (scratch / "file").exists()
-    assert owner.find_marks(scratch.name)[0][1] == owner.CALLER
+    assert mark_of(scratch.name)[1] == owner.CALLER
 
 
 @pytest.mark.parametrize("removed", ["", "0", "false", "No", "off"])
@@ -306,14 +314,14 @@ def test_context__removes_its_directory_when_told_not_to_keep_it(removed, base, 
 
 def test_keep_tmp__a_configuration_beats_the_variable(base, monkeypatch):
     monkeypatch.setenv("LACUNA_KEEP_TMP", "1")
-    set_keep_tmp(False)
+    set_locations(keep_tmp=False)
     with temp_dir() as removed:
         pass
     monkeypatch.delenv("LACUNA_KEEP_TMP")
-    set_keep_tmp(True)
+    set_locations(keep_tmp=True)
     with temp_dir() as kept:
         pass
-    set_keep_tmp(None)
+    set_locations(keep_tmp=None)
     with temp_dir() as again:
         pass
     assert [path.exists() for path in (removed, kept, again)] == [False, True, False]
@@ -402,7 +410,7 @@ def test_killed_process__leaves_names_whose_owner_is_proven_dead(base):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     scratch = Path(done.stdout.strip())
     (record,) = records(base)
-    ((token, lifetime),) = owner.find_marks(scratch.name)
+    token, lifetime = mark_of(scratch)
     assert (record.name, lifetime) == (owner.record_name(token), owner.PROCESS)
     assert owner.verdict(json.loads(record.read_text()), base).state == "dead"
 
@@ -442,5 +450,24 @@ def test_temp_base__under_two_names_has_one_record(base, tmp_path):
     get_temp_dir()
     (tmp_path / "link").symlink_to(base)
     configure_cache(tmp_dir=tmp_path / "link")
+    get_temp_dir()
+    assert len(records(base)) == 1
+    for record in records(base):
+        record.unlink()  # a purge takes old files, and not the directory
+    with temp_dir():
+        assert len(records(base)) == 1
+
+
+def test_temp_base__under_two_names_keeps_its_record_while_a_name_is_left(base, tmp_path):
+    (tmp_path / "link").symlink_to(base)
+    kept = get_temp_dir()
+    configure_cache(tmp_dir=tmp_path / "link")
+    with temp_dir():
+        pass
+    assert len(records(base)) == 1
+    kept.rmdir()
+    with temp_dir():
+        pass
+    configure_cache(tmp_dir=base)
     get_temp_dir()
     assert len(records(base)) == 1

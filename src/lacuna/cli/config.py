@@ -115,7 +115,8 @@ def _validate(args: argparse.Namespace) -> int:
 
     said = read_config_file(args.file)
     if args.json:
-        print_json({"file": args.file, "valid": True, "settings": said.values})
+        values = {key: stated.value for key, stated in said.items()}
+        print_json({"file": args.file, "valid": True, "settings": values})
     else:
-        print(f"{args.file}: valid, sets {', '.join(said.values) or 'nothing'}")
+        print(f"{args.file}: valid, sets {', '.join(said) or 'nothing'}")
     return 0

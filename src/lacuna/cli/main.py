@@ -104,7 +104,8 @@ def _scratch_environment() -> Iterator[None]:
     """Make every library write its scratch files into one directory, which ends with the run."""
     import tempfile
 
-    from lacuna.utils.cache import child_environment, own_scratch, temp_dir
+    from lacuna.utils.cache import child_environment, temp_dir
+    from lacuna.utils.owner import own_scratch
 
     with own_scratch(), temp_dir("lacuna_") as directory:
         ours = child_environment(directory)

@@ -20,6 +20,7 @@ private environment variable. Workers that were already running learn it only wi
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 from pathlib import Path
@@ -28,18 +29,15 @@ from lacuna.errors import CacheDirError
 from lacuna.utils import locations
 from lacuna.utils.locations import (
     Choice,
-    apply_locations,
     capture_locations,
     expand,
     find_cache_dir,
     find_temp_base,
-    set_keep_tmp,
     set_locations,
 )
 
 __all__ = [
     "Choice",
-    "apply_locations",
     "capture_locations",
     "child_environment",
     "configure_cache",
@@ -51,9 +49,7 @@ __all__ = [
     "get_temp_dir",
     "get_transform_cache_dir",
     "make_temp_file",
-    "own_scratch",
     "run_with_locations",
-    "set_keep_tmp",
     "set_locations",
     "temp_dir",
 ]
@@ -61,18 +57,16 @@ __all__ = [
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import tempfile
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
-    from types import TracebackType
     from typing import Any, TypeVar
 
     from lacuna.utils.filesystem import Location
-    from lacuna.utils.owner import Owner
 
     T = TypeVar("T")
     PathText = str | os.PathLike[str]
 
-_paths: dict[str, Path] = {}
+_as_path = functools.cache(Path)
 
 
 def configure_cache(cache_dir: PathText | None = None, tmp_dir: PathText | None = None) -> None:
@@ -93,14 +87,15 @@ def configure_cache(cache_dir: PathText | None = None, tmp_dir: PathText | None 
     >>> configure_cache(cache_dir="/data/lacuna", tmp_dir="${SLURM_TMPDIR:-/scratch/$USER}")
     >>> configure_cache()
     """
-    chosen = [
-        Choice(value, "configure_cache()") if value is not None and os.fspath(value) else None
-        for value in (cache_dir, tmp_dir)
-    ]
-    if chosen == [None, None]:
-        locations.reset()
+    chosen = {
+        key: Choice(value, "configure_cache()")
+        for key, value in (("cache_dir", cache_dir), ("tmp_dir", tmp_dir))
+        if value is not None and os.fspath(value)
+    }
+    if chosen:
+        set_locations(**{"cache_dir": None, "tmp_dir": None, **chosen})
     else:
-        set_locations(*chosen)
+        locations.reset()
 
 
 def get_cache_dir() -> Path:
@@ -172,11 +167,9 @@ def get_temp_dir(prefix: str = "") -> Path:
     --------
     temp_dir : removes its directory on the way out.
     """
-    from lacuna.utils import owner
+    from lacuna.utils.owner import current_owner
 
-    me = owner.current_owner()
-    lifetime = owner.PROCESS if me.scratch_ends_with_process else owner.CALLER
-    return _make_directory(prefix, me, lifetime)[0]
+    return _make_directory(prefix, current_owner().for_callers)
 
 
 def make_temp_file(
@@ -208,7 +201,7 @@ def make_temp_file(
     _check_name("prefix", prefix)
     _check_name("suffix", suffix)
     me = owner.current_owner()
-    lifetime = owner.PROCESS if delete or me.scratch_ends_with_process else owner.CALLER
+    lifetime = owner.PROCESS if delete else me.for_callers
 
     def make(base: str) -> tempfile._TemporaryFileWrapper[Any]:
         return tempfile.NamedTemporaryFile(
@@ -220,11 +213,10 @@ def make_temp_file(
             delete=delete,
         )
 
-    # Nothing tells when the file is gone, so its record stays for as long as the process does.
-    return _make_in_temp_base(make, me, owner.CALLER)[0]
+    return _make_in_temp_base(make)
 
 
-def temp_dir(prefix: str = "") -> _TemporaryDirectory:
+def temp_dir(prefix: str = "") -> AbstractContextManager[Path]:
     """Return a context manager that gives a new temp directory and removes it on the way out.
 
     Also when an exception, ``KeyboardInterrupt`` or ``SystemExit`` passes; kept with
@@ -236,7 +228,24 @@ def temp_dir(prefix: str = "") -> _TemporaryDirectory:
     >>> with temp_dir(prefix="snm_") as scratch:
     ...     _ = (scratch / "lesion.nii").write_bytes(b"")
     """
-    return _TemporaryDirectory(prefix)
+    from contextlib import contextmanager
+
+    return contextmanager(_temporary_directory)(prefix)
+
+
+def _temporary_directory(prefix: str) -> Iterator[Path]:
+    from lacuna.utils import owner
+
+    me, kept = owner.current_owner(), locations.keeps_tmp()
+    # What is to be kept must not be taken for a dead process's leftovers later.
+    path = _make_directory(prefix, owner.CALLER if kept else owner.PROCESS)
+    try:
+        yield path
+    finally:
+        # A child that forked inside the block leaves it too, while the parent still works there.
+        if not kept and owner.current_owner() is me:
+            _remove_tree(path)
+            me.release(os.fspath(path.parent))
 
 
 def child_environment(directory: PathText | None = None) -> dict[str, str]:
@@ -250,9 +259,7 @@ def child_environment(directory: PathText | None = None) -> dict[str, str]:
         Where they shall write; the temp base by default.
     """
     base = os.fspath(get_temp_base_dir() if directory is None else directory)
-    names = ["TMPDIR", "TRX_TMPDIR", "MRTRIX_TMPFILE_DIR", "JOBLIB_TEMP_FOLDER"]
-    if sys.platform == "win32":
-        names += ["TEMP", "TMP"]
+    names = ("TMPDIR", "TRX_TMPDIR", "MRTRIX_TMPFILE_DIR", "JOBLIB_TEMP_FOLDER")
     variables = dict.fromkeys(names, base)
     variables["MPLCONFIGDIR"] = os.path.join(base, "matplotlib")
     if exported := os.environ.get(locations.EXPORT):
@@ -285,60 +292,17 @@ def describe() -> list[Location]:
     return places
 
 
-def own_scratch() -> AbstractContextManager[None]:
-    """Return a context in which all scratch that this process makes ends with the process.
-
-    ``get_temp_dir`` and ``make_temp_file`` then mark what they make as ``temp_dir`` does: the
-    command line runs in it. It does not hold in forked children, since their parent may still
-    need what they made.
-    """
-    from lacuna.utils.owner import owning_scratch
-
-    return owning_scratch()
-
-
 def run_with_locations(
     captured: str, function: Callable[..., T], /, *args: Any, **kwargs: Any
 ) -> T:
-    """Apply captured locations, then call: what a pool runs in its workers.
+    """Make captured locations apply in this process, then call: what a pool runs in its workers.
 
     Examples
     --------
     ``pool.submit(run_with_locations, capture_locations(), cut, lesion)``
     """
-    apply_locations(captured)
+    os.environ[locations.EXPORT] = captured
     return function(*args, **kwargs)
-
-
-class _TemporaryDirectory:
-    """A directory of this process for the time of a ``with`` block."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-
-    def __enter__(self) -> Path:
-        from lacuna.utils import owner
-
-        # What is to be kept must not be taken for a dead process's leftovers later.
-        self._kept = locations.keeps_tmp()
-        self._lifetime = owner.CALLER if self._kept else owner.PROCESS
-        self._owner = owner.current_owner()
-        self._path, self._base = _make_directory(self._prefix, self._owner, self._lifetime)
-        return self._path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        from lacuna.utils import owner
-
-        # A child that forked inside the block leaves it too, while the parent still works there.
-        if self._kept or locations.keeps_tmp() or owner.current_owner() is not self._owner:
-            return
-        _remove_tree(self._path)
-        self._owner.release(self._base, self._lifetime)
 
 
 def _part_of_cache(name: str) -> Path:
@@ -350,37 +314,38 @@ def _part_of_cache(name: str) -> Path:
     return _as_path(path)
 
 
-def _make_directory(prefix: str, me: Owner, lifetime: str) -> tuple[Path, str]:
-    """Return a new temp directory, and the temp base that it lies in."""
+def _make_directory(prefix: str, lifetime: str) -> Path:
     from lacuna.utils import owner
 
     _check_name("prefix", prefix)
+    token = owner.current_owner().token
 
     def make(base: str) -> Path:
-        name = prefix + owner.unique_name(me.token, lifetime)
+        name = prefix + owner.unique_name(token, lifetime)
         os.mkdir(base + os.sep + name, 0o700)
         return _as_path(base) / name
 
-    return _make_in_temp_base(make, me, lifetime)
+    return _make_in_temp_base(make)
 
 
-def _make_in_temp_base(make: Callable[[str], T], me: Owner, lifetime: str) -> tuple[T, str]:
+def _make_in_temp_base(make: Callable[[str], T]) -> T:
     """Call ``make`` on the temp base once its owner has signed; again if a name is taken."""
+    from lacuna.utils.owner import current_owner
+
+    me = current_owner()
     for attempt in range(100):
         # At first as if the base were there, which a new name proves as well as a look would.
         base, source = find_temp_base(make=attempt > 0)
         try:
-            me.sign(base, lifetime)
-            try:
-                return make(base), base
-            except BaseException:
-                me.release(base, lifetime)
-                raise
-        except OSError as error:
+            with me.lock:
+                me.sign(base)
+                return make(base)
+        except (OSError, ValueError) as error:
+            me.release(base)
             failure = locations.failure("tmp_dir", base, source, error)
-            if error.errno == errno.ENOENT:
-                me.sign_again(base)  # somebody's purge may have taken base and record
-            elif attempt and error.errno != errno.EEXIST:
+            # A name may be taken, and a purge may take the base.
+            again = getattr(error, "errno", None) in (errno.EEXIST, errno.ENOENT)
+            if attempt and not again:
                 raise failure from error
     raise failure
 
@@ -418,10 +383,3 @@ def _check_name(what: str, text: str) -> None:
             f"The {what} {text!r} would lead out of the temp directory: "
             "it may hold no path separator and no NUL, and not be '..'."
         )
-
-
-def _as_path(text: str) -> Path:
-    path = _paths.get(text)
-    if path is None:
-        path = _paths[text] = Path(text)
-    return path

@@ -38,18 +38,6 @@ class Location:
         Why the location cannot be used.
     """
 
-    __slots__ = (
-        "exists",
-        "filesystem",
-        "free_bytes",
-        "free_inodes",
-        "name",
-        "path",
-        "problem",
-        "source",
-        "writable",
-    )
-
     def __init__(
         self, name: str, path: Path | None, source: str, *, problem: str | None = None
     ) -> None:
@@ -61,9 +49,6 @@ class Location:
         self.writable = path is not None and is_writable(path)
         self.filesystem = None if path is None else filesystem_type(path)
         self.free_bytes, self.free_inodes = (None, None) if path is None else free_space(path)
-
-    def __repr__(self) -> str:
-        return f"Location({self.name!r}, {str(self.path)!r}, {self.source!r})"
 
 
 def is_writable(path: str | os.PathLike[str]) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # The one variable that children inherit; it is also this process's own memory, so that both agree.
 EXPORT = "_LACUNA_LOCATIONS"
 DEFAULT = "the default"
-_NO_HOMES = (None, "", "/", "/nonexistent")  # what services and containers have instead of one
+_NO_HOMES = ("~", "/", "/nonexistent")  # what services and containers have instead of one
 _FALSE = ("", "0", "false", "no", "off")
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _TITLES = {"cache_dir": "cache directory", "tmp_dir": "temp directory"}
@@ -41,7 +41,7 @@ class Choice:
 
     Parameters
     ----------
-    value
+    texts
         Path, or several of which the first usable one counts. ``~``, ``$VAR`` and
         ``${VAR:-fallback}`` are expanded when the location is used.
     source
@@ -51,23 +51,16 @@ class Choice:
         it, the working directory at first use, with a warning.
     """
 
-    __slots__ = ("relative_to", "several", "source", "texts")
-
     def __init__(
         self,
-        value: PathText | Sequence[PathText],
+        texts: PathText | Sequence[PathText],
         source: str,
         relative_to: PathText | None = None,
     ) -> None:
-        self.several = isinstance(value, (list, tuple))
-        values = value if isinstance(value, (list, tuple)) else [value]
-        self.texts = [text for text in map(os.fsdecode, values) if text]
+        several = texts if isinstance(texts, (list, tuple)) else [texts]
+        self.texts = [text for text in map(os.fsdecode, several) if text]
         self.source = source
         self.relative_to = None if relative_to is None else os.path.abspath(relative_to)
-
-    def dump(self) -> list[Any]:
-        """Return the arguments that make the same choice again."""
-        return [self.texts if self.several else self.texts[0], self.source, self.relative_to]
 
 
 def _lock() -> RLock:
@@ -75,45 +68,26 @@ def _lock() -> RLock:
     return _locks.setdefault(os.getpid(), RLock())
 
 
-def set_locations(
-    cache_dir: Choice | None = None,
-    tmp_dir: Choice | None = None,
-    *,
-    site: bool = False,
-    keep: bool = False,
-) -> None:
+def set_locations(**choices: Choice | bool | None) -> None:
     """Choose locations on behalf of a configuration file or a command line.
 
-    What :func:`configure_cache` does, for a caller that knows who chose each value. Replaces
-    both values of its layer and leaves the other layer alone.
+    What :func:`configure_cache` does, for a caller that knows who chose each value.
 
     Parameters
     ----------
-    cache_dir, tmp_dir
-        What was chosen; ``tmp_dir`` may list several places, of which the first usable counts.
-    site
-        Set the values that rank below the environment and above the platform's default, as a
-        site's configuration file does, instead of those that beat the environment.
-    keep
-        Whether None leaves a value as it was, perhaps inherited from a parent process, instead
-        of taking it back.
+    **choices
+        What is not named stays as it was, perhaps inherited from a parent process; None takes a
+        value back. ``cache_dir`` and ``tmp_dir`` beat the environment; ``site_cache_dir`` and
+        ``site_tmp_dir`` rank below it and above the platform's default, as a site's
+        configuration file does. ``keep_tmp`` says whether scratch that would be removed stays,
+        whatever ``LACUNA_KEEP_TMP`` says.
     """
-    layer = "site_" if site else ""
     with _lock():
-        state = dict(_state())
-        anchors = dict(state.get("anchors", {}))
-        for key, choice in (("cache_dir", cache_dir), ("tmp_dir", tmp_dir)):
-            if choice is None and keep:
-                continue
-            state.pop(layer + key, None)
-            if choice is None or not choice.texts:
-                continue
-            state[layer + key] = choice
-            for text in choice.texts:
-                # A child may start in another directory before the first use here.
-                if choice.relative_to is None and not (text[0] in "$~" or os.path.isabs(text)):
-                    anchors[text] = [_working_directory(text, choice.source), False]
-        state["anchors"] = anchors
+        state = {**_state(), **choices}
+        # A relative path that is chosen again counts from where we are by then.
+        again = [text for new in choices.values() if isinstance(new, Choice) for text in new.texts]
+        known = state.get("remembered", {})
+        state["remembered"] = {key: known[key] for key in known if key not in again}
         _export(state)
 
 
@@ -122,18 +96,6 @@ def reset() -> None:
     with _lock():
         _warned.clear()
         os.environ.pop(EXPORT, None)
-
-
-def set_keep_tmp(keep: bool | None) -> None:
-    """Keep scratch that would be removed, or do not, whatever ``LACUNA_KEEP_TMP`` says.
-
-    Parameters
-    ----------
-    keep
-        None: the variable counts again.
-    """
-    with _lock():
-        _export({**_state(), "keep_tmp": keep})
 
 
 def keeps_tmp() -> bool:
@@ -150,21 +112,14 @@ def capture_locations() -> str:
     In the worker it counts as configured, with the same sources, so that neither an older
     configuration nor an older environment there makes a difference.
     """
-    import contextlib
-
     captured: dict[str, Any] = {"keep_tmp": keeps_tmp()}
     for key, find in (("cache_dir", find_cache_dir), ("tmp_dir", find_temp_base)):
-        with contextlib.suppress(CacheDirError):  # the worker says so, if it needs it at all
+        try:
             path, source = find()
             captured[key] = Choice(path.replace("$", "$$"), source)
-        captured[key] = _chosen(key, _state()) or captured.get(key)
-    captured["anchors"] = _state().get("anchors")
+        except CacheDirError:  # the worker says so, if it needs it at all
+            captured[key] = _chosen(key, _state())
     return _dump(captured)
-
-
-def apply_locations(captured: str) -> None:
-    """Make what :func:`capture_locations` returned elsewhere apply in this process."""
-    os.environ[EXPORT] = captured
 
 
 def expand(text: str, source: str) -> str:
@@ -191,22 +146,19 @@ def find_cache_dir(state: dict[str, Any] | None = None, *, make: bool = True) ->
     if chosen is not None:
         return _first_usable("cache_dir", chosen, make=make)
     default = _default_cache_dir()
-    fallback = state.get("fallbacks", {}).get(default)
-    if fallback is None:
-        if not default:
-            reason = "there is no home directory"
-        elif not make or os.path.isdir(default):
+    path = state.get("remembered", {}).get(default)
+    if path is None:
+        try:
+            if not default:
+                problem = OSError(errno.ENOENT, "there is no home directory")
+                raise failure("cache_dir", "~/.cache/lacuna", DEFAULT, problem)
+            if make:
+                make_directory(default, "cache_dir", DEFAULT)
             return default, DEFAULT
-        else:
-            try:
-                os.makedirs(default, 0o700, exist_ok=True)
-            except (OSError, ValueError) as error:
-                reason = f"{default} cannot be made ({reason_of(error)})"
-            else:
-                return default, DEFAULT
-        fallback = _fall_back(default, reason, make=make)
-    _check_private(fallback, make=make)
-    return fallback, f"{DEFAULT} without a usable home directory"
+        except CacheDirError as error:
+            path = _fall_back(default, error, make=make)
+    _check_private(path, make=make)
+    return path, f"{DEFAULT} without a usable home directory"
 
 
 def find_temp_base(*, make: bool = True) -> tuple[str, str]:
@@ -248,28 +200,29 @@ def who_chose(key: str) -> str:
 
 def _first_usable(key: str, chosen: Choice, *, make: bool) -> tuple[str, str]:
     """Return the first of several places that can be used; a single one need only exist."""
+
+    def place(text: str) -> str:
+        path = _resolve(text, chosen)
+        if make:
+            make_directory(path, key, chosen.source)
+        return path
+
+    if len(chosen.texts) == 1:
+        return place(chosen.texts[0]), chosen.source
+    from lacuna.utils.filesystem import is_writable
+
     problems = []
     for text in chosen.texts:
         try:
-            path = _resolve(text, chosen)
-            if make:
-                make_directory(path, key, chosen.source)
+            path = place(text)
         except CacheDirError as error:
-            if not chosen.several:
-                raise
             problems.append(str(error).partition(". ")[0])
         else:
-            if not chosen.several or _is_writable(path):
+            if is_writable(path):
                 return path, chosen.source
             problems.append(f"{path} is not writable")
     problem = OSError(errno.EACCES, "; ".join(problems))
     raise failure(key, ", ".join(chosen.texts), chosen.source, problem)
-
-
-def _is_writable(path: str) -> bool:
-    from lacuna.utils.filesystem import is_writable
-
-    return is_writable(path)
 
 
 def _resolve(text: str, chosen: Choice) -> str:
@@ -279,24 +232,24 @@ def _resolve(text: str, chosen: Choice) -> str:
         return path
     if chosen.relative_to is not None:
         return os.path.join(chosen.relative_to, path)
-    directory, warned = _state().get("anchors", {}).get(path, ("", False))
-    if not warned:
-        with _lock():
-            directory = directory or _working_directory(path, chosen.source)
-            state = _state()
-            anchors = {**state.get("anchors", {}), path: [directory, True]}
-            _export({**state, "anchors": anchors})
-        absolute = os.path.join(directory, path)
-        warn(f"The relative path {path!r}, chosen by {chosen.source}, is taken as {absolute}.")
-    return os.path.join(directory, path)
-
-
-def _working_directory(path: str, source: str) -> str:
+    known = _state().get("remembered", {})
+    if path in known:
+        return str(known[path])
     try:
-        return os.getcwd()
+        absolute = os.path.join(os.getcwd(), path)
     except OSError as error:
-        message = f"{path!r} ({source}) leads nowhere: the working directory is gone."
+        message = f"{path!r} ({chosen.source}) leads nowhere: the working directory is gone."
         raise CacheDirError(error.errno, f"{message} Choose an absolute path.", path) from error
+    warn(f"The relative path {path!r}, chosen by {chosen.source}, is taken as {absolute}.")
+    return _remember(path, absolute)
+
+
+def _remember(key: str, path: str) -> str:
+    """Remember, for children too, what a path stands for; what was first remembered counts."""
+    with _lock():
+        remembered: dict[str, str] = {key: path, **_state().get("remembered", {})}
+        _export({**_state(), "remembered": remembered})
+        return remembered[key]
 
 
 def _default_cache_dir() -> str:
@@ -308,38 +261,30 @@ def _default_cache_dir() -> str:
     root = os.environ.get("XDG_CACHE_HOME")
     if root and root[0] == "/":  # the XDG specification: ignore a relative one
         return root + "/lacuna"
-    home = os.environ.get("HOME") or _home()
-    return "" if home in _NO_HOMES else home + "/.cache/lacuna"
+    home = _home()
+    return home and home + "/.cache/lacuna"
 
 
 def _home() -> str:
-    home = os.environ.get("USERPROFILE" if sys.platform == "win32" else "HOME", "")
-    if home or sys.platform == "win32":
-        return home
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # a container with a user that it does not know
-        return ""
+    """Return the home directory; nothing if there is none."""
+    home = os.path.expanduser("~")
+    return "" if home in _NO_HOMES else home
 
 
-def _fall_back(default: str, reason: str, *, make: bool) -> str:
+def _fall_back(default: str, problem: CacheDirError, *, make: bool) -> str:
     """Choose, and remember for children, the private directory that replaces the default."""
     candidates = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
     for directory in (*candidates, "/tmp", "/var/tmp"):  # noqa: S108 # checked when made
         if directory and os.path.isabs(directory) and os.access(directory, os.W_OK | os.X_OK):
             break
     else:
-        reason = f"{reason}, and there is no temp directory that can be written"
-        raise failure("cache_dir", "", DEFAULT, OSError(errno.ENOENT, reason))
+        message = f"{problem} There is no temp directory either that can be written."
+        raise CacheDirError(problem.errno, message, problem.filename)
     user = os.getuid() if sys.platform != "win32" else os.environ.get("USERNAME", "user")
     path = os.path.join(directory, f"lacuna-{user}")
     if make:
-        with _lock():
-            fallbacks = {**_state().get("fallbacks", {}), default: path}
-            _export({**_state(), "fallbacks": fallbacks})
-        warn(f"The cache is kept in {path}, since {reason}; set LACUNA_CACHE_DIR to keep it.")
+        path = _remember(default, path)
+        warn(f"{problem} Until then the cache is kept in {path}.")
     return path
 
 
@@ -347,19 +292,17 @@ def _check_private(path: str, *, make: bool) -> None:
     """Make sure of a directory that is ours alone, where others might have put one first."""
     import stat
 
+    if not make and not os.path.lexists(path):
+        return
     try:
-        if not os.path.lexists(path):
-            if not make:
-                return
-            os.makedirs(path, 0o700, exist_ok=True)
+        os.makedirs(path, 0o700, exist_ok=True)
         facts = os.lstat(path)
+        others = sys.platform != "win32" and (facts.st_uid != os.getuid() or facts.st_mode & 0o077)
+        if others or not stat.S_ISDIR(facts.st_mode):
+            found = f"{stat.filemode(facts.st_mode)}, user {facts.st_uid}"
+            raise PermissionError(errno.EPERM, f"it is not a directory of ours alone ({found})")
     except OSError as error:
         raise failure("cache_dir", path, DEFAULT, error) from error
-    ours = sys.platform == "win32" or (facts.st_uid == os.getuid() and not facts.st_mode & 0o077)
-    if not stat.S_ISDIR(facts.st_mode) or not ours:
-        problem = f"it is not a directory of ours alone ({stat.filemode(facts.st_mode)}"
-        problem += f", user {facts.st_uid})"
-        raise failure("cache_dir", path, DEFAULT, OSError(errno.EPERM, problem))
 
 
 def make_directory(path: str, key: str, source: str) -> None:
@@ -381,11 +324,10 @@ def _expand(text: str) -> str:
             inner = rf"(?:[^{{}}]|\{{{inner}\}})*"
         text = re.sub(rf"\$(?:(\$)|([A-Za-z_]\w*)|\{{({inner})\}}|(\{{))", _variable, text)
     if text.startswith("~"):
-        plain = text[1:2] in ("", "/", os.sep)
-        home = _home() if plain else ""
-        text = home + text[1:] if home else text if plain else os.path.expanduser(text)
-        if text.startswith("~"):
-            raise ValueError(f"there is no home directory for {text.partition('/')[0]!r}")
+        home = text.partition("/")[0]
+        text = os.path.expanduser(text)
+        if text.startswith("~") or (home == "~" and not _home()):
+            raise ValueError(f"there is no home directory for {home!r}")
     return text
 
 
@@ -419,9 +361,8 @@ def _state() -> dict[str, Any]:
 
     try:
         state = json.loads(text)
-        for key in ("cache_dir", "tmp_dir", "site_cache_dir", "site_tmp_dir"):
-            if key in state:
-                state[key] = Choice(*state[key])
+        for key in state.keys() & {"cache_dir", "tmp_dir", "site_cache_dir", "site_tmp_dir"}:
+            state[key] = Choice(**state[key])
     except (ValueError, TypeError):
         message = f"{EXPORT} holds {text[:60]!r}, which Lacuna did not write. Unset it."
         raise CacheDirError(errno.EINVAL, message) from None
@@ -442,7 +383,7 @@ def _dump(state: dict[str, Any]) -> str:
     import json
 
     said = {key: value for key, value in state.items() if value not in ({}, None)}
-    return json.dumps(said, separators=(",", ":"), sort_keys=True, default=Choice.dump)
+    return json.dumps(said, separators=(",", ":"), sort_keys=True, default=vars)
 
 
 def failure(key: str, path: str, source: str, error: OSError | ValueError) -> CacheDirError:

@@ -7,6 +7,7 @@ the lifetime is ``p`` (ends with the process) or ``c`` (the caller's, outlives t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
@@ -21,11 +22,7 @@ if TYPE_CHECKING:
 RECORD_PREFIX = ".lacuna-owner-"
 PROCESS, CALLER = "p", "c"
 
-_TOKEN_LENGTH = 10
-_UNIQUE_LENGTH = 8
 _RECORD_MAX_BYTES = 16_384
-_ALPHABET = b"abcdefghijklmnopqrstuvwxyz234567"
-_LETTERS = _ALPHABET * 8  # every byte has a letter, all equally often
 _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 _SAME_MACHINE = (
     ("host", "it runs, or ran, on another host"),
@@ -40,69 +37,41 @@ class Owner:
     Attributes
     ----------
     token : str
-        Ten characters that temporary names carry; a forked child has another one.
+        Twelve characters that temporary names carry; a forked child has another one.
     record : dict
         JSON-able facts: token, host, boot id, namespaces, pid, start time, uid, scheduler job.
-    scratch_ends_with_process : bool
-        Whether names that are made for a caller may be taken for the process's own.
+    for_callers : str
+        Lifetime of names that are made for a caller.
+    lock : RLock
+        Held from signing until a name is made, so that the record is not withdrawn in between.
     """
 
     def __init__(self) -> None:
-        self.token = random_letters(_TOKEN_LENGTH)
+        self.token = os.urandom(6).hex()
         self.record = _describe_this_process(self.token)
-        self.scratch_ends_with_process = False
-        self._lock = RLock()
-        self._signed: set[str] = set()  # base directories that hold the record
-        self._live: dict[str, int] = {}  # base directory → names of this process in use there
-        self._callers: set[str] = set()  # base directories with names that a caller may keep
+        self.for_callers = CALLER
+        self.lock = RLock()
+        self._bases: set[str] = set()  # directories that this process signed
 
-    def sign(self, base: str, lifetime: str) -> None:
-        """Note that a name is about to be made; leave the record in its directory first."""
-        with self._lock:
-            if base not in self._signed:
-                try:
-                    write_record(self._record_in(base), self)
-                except FileExistsError:  # the same directory under another name
-                    if read_record(self._record_in(base)) != self.record:
-                        raise
-                self._signed.add(base)
-                _remove_records_at_exit()
-            if lifetime == CALLER:
-                self._callers.add(base)
-            else:
-                self._live[base] = self._live.get(base, 0) + 1
+    def sign(self, base: str) -> None:
+        """Make sure that a directory, where a name is about to be made, holds the record."""
+        # Looked at each time: a purge takes old files, and another path may lead to this place.
+        if not os.path.lexists(record := os.path.join(base, record_name(self.token))):
+            write_record(record)
+        self._bases.add(base)
 
-    def sign_again(self, base: str) -> None:
-        """Note that a directory may have vanished, and the record with it."""
-        with self._lock:
-            # Only if it has: another thread may just have made the directory and signed.
-            if not os.path.lexists(self._record_in(base)):
-                self._signed.discard(base)
+    def release(self, base: str) -> None:
+        """Remove the record from a directory if no name there carries the token any more."""
+        own = record_name(self.token)
+        with self.lock, contextlib.suppress(OSError, ValueError):
+            if not any(self.token in name and name != own for name in os.listdir(base)):
+                self._bases.discard(base)
+                os.unlink(os.path.join(base, own))
 
-    def release(self, base: str, lifetime: str) -> None:
-        """Note that a name is gone; the last one of a process takes the record with it."""
-        if lifetime == CALLER:
-            return
-        with self._lock:
-            self._live[base] -= 1
-            if not self._live[base] and base not in self._callers:
-                self._withdraw(base)
-
-    def remove_idle_records(self) -> None:
+    def release_all(self) -> None:
         """Remove the record wherever no name carries the token any more."""
-        with self._lock:
-            for base in list(self._signed):
-                own = record_name(self.token)
-                with contextlib.suppress(OSError):
-                    if not any(self.token in name and name != own for name in os.listdir(base)):
-                        self._withdraw(base)
-
-    def _withdraw(self, base: str) -> None:
-        self._signed.discard(base)
-        _remove(self._record_in(base))
-
-    def _record_in(self, base: str) -> str:
-        return os.path.join(base, record_name(self.token))
+        for base in list(self._bases):
+            self.release(base)
 
 
 class Verdict:
@@ -122,72 +91,49 @@ class Verdict:
         self.state = state
         self.reason = reason
 
-    def __repr__(self) -> str:
-        return f"Verdict({self.state!r}, {self.reason!r})"
 
-
-_owner: Owner | None = None
-_locks: dict[int, RLock] = {}
-_watching_forks = False
-_watching_exit = False
+_owners: dict[int, Owner] = {}  # at most one: of this process, by its number
 
 
 def current_owner() -> Owner:
     """Return the identity of this process; one per process, a new one after fork."""
-    global _owner, _watching_forks
-    owner = _owner
-    if owner is not None and owner.record["pid"] == os.getpid():
-        return owner
-    # One lock for each process: a forked child must not wait for a thread that it does not have.
-    with _locks.setdefault(os.getpid(), RLock()):
-        if not _watching_forks and hasattr(os, "register_at_fork"):
-            # The pid alone does not tell a fork: in a new namespace the child may have the same.
-            os.register_at_fork(after_in_child=_forget_parent)
-            _watching_forks = True
-        if _owner is None or _owner.record["pid"] != os.getpid():
-            _owner = Owner()
-        return _owner
-
-
-def _forget_parent() -> None:
-    global _owner
-    _owner = None
-
-
-def _remove_records_at_exit() -> None:
-    global _watching_exit
-    if not _watching_exit:
-        import atexit
-
-        atexit.register(_at_exit)
-        _watching_exit = True
+    pid = os.getpid()
+    # Atomic: a lock could be held, in the parent, by a thread that a forked child does not have.
+    return _owners.get(pid) or _owners.setdefault(pid, Owner())
 
 
 def _at_exit() -> None:
     # A child that forked inside the parent's code runs this too, with no owner of its own.
-    if _owner is not None and _owner.record["pid"] == os.getpid():
-        _owner.remove_idle_records()
+    for owner in _owners.values():
+        owner.release_all()
+
+
+# Neither does anything where no name was made.
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    # The pid alone does not tell a fork: in a new namespace the child may have the same.
+    os.register_at_fork(after_in_child=_owners.clear)
 
 
 @contextlib.contextmanager
-def owning_scratch() -> Iterator[None]:
-    """Take names that are made for a caller for the process's own, inside the block."""
+def own_scratch() -> Iterator[None]:
+    """Let all scratch that this process makes end with the process.
+
+    Inside the block ``get_temp_dir`` and ``make_temp_file`` mark what they make as ``temp_dir``
+    does: the command line runs in it. It does not hold in forked children, since their parent
+    may still need what they made.
+    """
     owner = current_owner()
-    before, owner.scratch_ends_with_process = owner.scratch_ends_with_process, True
+    before, owner.for_callers = owner.for_callers, PROCESS
     try:
         yield
     finally:
-        owner.scratch_ends_with_process = before
-
-
-def random_letters(length: int) -> str:
-    """Return unpredictable lower-case letters and digits, five bits each."""
-    return os.urandom(length).translate(_LETTERS).decode("ascii")
+        owner.for_callers = before
 
 
 def unique_name(token: str, lifetime: str) -> str:
     """Return the middle of a new temporary name, between prefix and suffix."""
-    return f"{token}_{lifetime}{random_letters(_UNIQUE_LENGTH)}"
+    return f"{token}_{lifetime}{os.urandom(4).hex()}"
 
 
 def record_name(token: str) -> str:
@@ -195,20 +141,8 @@ def record_name(token: str) -> str:
     return f"{RECORD_PREFIX}{token}.json"
 
 
-def find_marks(name: str) -> list[tuple[str, str]]:
-    """Return every (token, lifetime) that a temporary name may carry, the likeliest first.
-
-    A prefix or suffix can look like a mark: only one whose record exists is one.
-    """
-    import re
-
-    letters = _ALPHABET.decode("ascii")
-    mark = f"([{letters}]{{{_TOKEN_LENGTH}}})_([{PROCESS}{CALLER}])[a-z0-9_]{{{_UNIQUE_LENGTH}}}"
-    return [(found[1], found[2]) for found in re.finditer(f"(?={mark})", name)][::-1]
-
-
-def write_record(path: str | os.PathLike[str], owner: Owner | None = None) -> None:
-    """Write an owner's record, by default this process's, to a new file with mode 0600.
+def write_record(path: str | os.PathLike[str]) -> None:
+    """Write the record of this process to a new file with mode 0600.
 
     Raises
     ------
@@ -217,7 +151,7 @@ def write_record(path: str | os.PathLike[str], owner: Owner | None = None) -> No
     """
     import json
 
-    text = json.dumps((owner or current_owner()).record).encode("ascii")
+    text = json.dumps(current_owner().record).encode("ascii")
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         try:
@@ -226,7 +160,8 @@ def write_record(path: str | os.PathLike[str], owner: Owner | None = None) -> No
         finally:
             os.close(file)  # a quota on a network file system may only be reported here
     except OSError:
-        _remove(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
         raise
 
 
@@ -250,10 +185,7 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def verdict(
-    record: Mapping[str, Any] | None,
-    where: str | os.PathLike[str] | None = None,
-    *,
-    judge: Mapping[str, Any] | None = None,
+    record: Mapping[str, Any] | None, where: str | os.PathLike[str] | None = None
 ) -> Verdict:
     """Judge whether the process that wrote a record still lives.
 
@@ -267,12 +199,10 @@ def verdict(
     where
         A path on the file system that holds the record. An owner from before a reboot is dead
         only if that file system is a local one: two hosts may share a name.
-    judge
-        Record of the process that judges; this one's by default.
     """
     if not record or not isinstance(record.get("pid"), int) or record["pid"] <= 0:
         return Verdict("unknown", "it left no record that can be read")
-    mine = current_owner().record if judge is None else judge
+    mine = current_owner().record
     for key, reason in _SAME_MACHINE:
         if record.get(key) != mine[key]:
             return Verdict("unknown", f"{reason} ({record.get(key) or 'not named'})")
@@ -315,13 +245,11 @@ def _verdict_here(pid: int, start_time: int | None) -> Verdict:
 
 
 def _describe_this_process(token: str) -> dict[str, Any]:
-    import time
-
     facts = _process_facts(os.getpid())
     job = [f"{name}={os.environ[name]}" for name in _JOB_VARIABLES if os.environ.get(name)]
     return {
         "token": token,
-        "host": _host(),
+        "host": os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME"),
         "boot_id": _boot_id(),
         "pid_namespace": _read_link("/proc/self/ns/pid"),
         "time_namespace": _read_link("/proc/self/ns/time"),
@@ -329,16 +257,7 @@ def _describe_this_process(token: str) -> dict[str, Any]:
         "start_time": None if facts is None else facts[2],
         "uid": os.getuid() if hasattr(os, "getuid") else None,
         "job": job[0] if job else None,
-        "created": round(time.time(), 3),
     }
-
-
-def _host() -> str:
-    if hasattr(os, "uname"):
-        return os.uname().nodename
-    import socket
-
-    return socket.gethostname()
 
 
 def _boot_id() -> str | None:
@@ -346,12 +265,9 @@ def _boot_id() -> str | None:
         import subprocess
 
         command = ["sysctl", "-n", "kern.bootsessionuuid"]
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout.strip() or None
-    return _read_line("/proc/sys/kernel/random/boot_id")
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.check_output(command, text=True, timeout=10).strip() or None
+    return _read_line("/proc/sys/kernel/random/boot_id") or None
 
 
 def _process_facts(pid: int) -> tuple[str, int, int] | None:
@@ -360,8 +276,6 @@ def _process_facts(pid: int) -> tuple[str, int, int] | None:
     if _read_link("/proc/self") != str(os.getpid()):
         return None
     line = _read_line(f"/proc/{pid}/stat")
-    if line is None:
-        return None
     try:
         fields = line[line.rindex(")") + 2 :].split()  # the name may hold spaces and brackets
         return fields[0], int(fields[17]), int(fields[19])
@@ -369,12 +283,12 @@ def _process_facts(pid: int) -> tuple[str, int, int] | None:
         return None
 
 
-def _read_line(path: str) -> str | None:
+def _read_line(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(4096).strip() or None
+            return file.read(4096).strip()
     except OSError:
-        return None
+        return ""
 
 
 def _read_link(path: str) -> str | None:
@@ -382,8 +296,3 @@ def _read_link(path: str) -> str | None:
         return os.readlink(path)
     except (OSError, AttributeError):
         return None
-
-
-def _remove(path: str | os.PathLike[str]) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(path)
