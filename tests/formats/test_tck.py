@@ -141,7 +141,7 @@ def test_open_tck__one_coordinate_that_is_not_finite_is_located(write_tck, polyl
     polylines[first][1, axis] = value
     path = write_tck(polylines)
     with pytest.raises(
-        FormatError, match=rf"coordinate of point {point} \(byte \d+\) is {re.escape(f'{value:g}')}"
+        FormatError, match=rf"point {point} \(byte \d+\) is \[.*{re.escape(str(float(value)))}"
     ):
         open_tractogram(path)
 

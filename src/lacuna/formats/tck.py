@@ -134,34 +134,29 @@ def _find_streamlines(
     header: Mapping[str, str],
     warnings: list[str],
 ) -> Spans:
-    at = find_impossible(words)
-    values = words[at]
-    infinite = np.flatnonzero(np.isinf(values) & (at % 3 == 0))
+    at = find_impossible(words) // 3
+    odd = at[np.diff(at, prepend=-1) > 0]
+    points = words.reshape(-1, 3)[odd]
+    is_end = np.isinf(points).all(axis=1)
     # What follows the end marker is not looked at, as in MRtrix3.
-    last = int(infinite[0]) + 3 if len(infinite) else len(at)
-    at, values = at[:last], values[:last]
-    n_triples = len(at) // 3
-    triples = at[: 3 * n_triples].reshape(-1, 3)
-    good = (triples[:, 0] % 3 == 0) & (triples[:, 2] - triples[:, 0] == 2)
-    kinds = np.isnan(values) + 2 * np.isinf(values)
-    kinds = kinds[: 3 * n_triples].reshape(-1, 3)
-    good &= (kinds[:, 0] > 0) & (kinds == kinds[:, :1]).all(axis=1)
-    if len(at) % 3 or not good.all():
-        wrong = int(at[3 * int(np.argmin(good))]) if not good.all() else int(at[-1])
+    n_delimiters = int(np.argmax(is_end)) if is_end.any() else len(odd)
+    ends = odd[:n_delimiters]
+    good = np.isnan(points[:n_delimiters]).all(axis=1)
+    if not good.all():
+        i = int(np.argmin(good))
         raise FormatError(
-            f"{path}: a coordinate of point {wrong // 3} (byte "
-            f"{start + wrong * words.dtype.itemsize}) is {words[wrong]:g}, the others of that "
-            "point are not like it: the file is damaged, or its “datatype” or “file” line is wrong."
+            f"{path}: point {odd[i]} (byte {start + 3 * odd[i] * words.dtype.itemsize}) is "
+            f"{points[i].tolist()}, which is neither a place nor a delimiter: the file is damaged, "
+            "or its “datatype” or “file” line is wrong."
         )
-    ends = triples[:, 0] // 3
-    if not len(infinite):
+    if not is_end.any():
         raise FormatError(
             f"{path} is truncated: it stops after {len(words) // 3} points without the Inf triplet "
             f"that ends a .tck file ({len(ends)} whole streamlines, the header counts "
             f"{header.get('count', 'none')}). Copy it again; MRtrix3's “tckedit IN.tck OUT.tck” "
             "saves what is there."
         )
-    end, ends = int(ends[-1]), ends[:-1]
+    end = int(odd[n_delimiters])
     rest = len(words) // 3 - end - 1
     if rest:
         warnings.append(f"{rest} points after the end marker are ignored.")

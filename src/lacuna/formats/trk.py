@@ -112,23 +112,20 @@ def _read_header(path: Path, data: ByteArray) -> np.void:
 
 def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> FloatArray:
     sizes = fields["voxel_sizes"].astype(np.float64)
-    if not ((sizes > 1e-3) & (sizes < 1e3)).all():
-        raise FormatError(
-            f"{path}: the header gives voxel sizes of {sizes.tolist()} mm, so the points have no "
-            "place in the world. Write it again with its reference image."
-        )
     affine = fields["vox_to_ras"].astype(np.float64)
-    if fields["version"] < 2 or affine[3, 3] == 0:
-        raise FormatError(
-            f"{path}: the header has no vox_to_ras matrix, so the points have no place in the "
-            "world. Write it again with its reference image, for example with nibabel."
-        )
-    if (
-        not (np.abs(affine) < 1e6).all()
-        or np.abs(affine[3] - [0, 0, 0, 1]).max() > 1e-3
-        or not 1e-9 < abs(np.linalg.det(affine[:3, :3])) < 1e9
+    # Before version 2, and where its last element is 0, the matrix was not recorded.
+    if not (
+        ((sizes > 1e-3) & (sizes < 1e3)).all()
+        and fields["version"] >= 2
+        and (np.abs(affine) < 1e6).all()
+        and np.abs(affine[3] - [0, 0, 0, 1]).max() <= 1e-3
+        and 1e-9 < abs(np.linalg.det(affine[:3, :3])) < 1e9
     ):
-        raise FormatError(f"{path}: the header's vox_to_ras is no affine: {affine.tolist()}.")
+        raise FormatError(
+            f"{path}: the points have no place in the world, as the header (version "
+            f"{fields['version']}) gives voxels of {sizes.tolist()} mm and vox_to_ras "
+            f"{affine.tolist()}. Write it again with its reference image, for example with nibabel."
+        )
     affine[3] = 0, 0, 0, 1
     corner = np.diag([*(1 / sizes), 1.0])
     corner[:3, 3] = CORNER_TO_CENTRE
@@ -193,7 +190,11 @@ def _walk_records(
         counts.append(n)
         at += 1 + n * stride + n_properties
         if n < 0 or at > n_words:
-            raise _record_error(path, at, n, len(counts) - 1, n_words)
+            raise FormatError(
+                f"{path}: streamline {len(counts) - 1} claims {n} points, to byte "
+                f"{HEADER_BYTES + 4 * at}, but the file ends at byte {HEADER_BYTES + 4 * n_words}: "
+                "it is truncated or damaged. Copy or download it again."
+            )
     found = np.frombuffer(counts, np.int64)
     if 0 < len(found) < n_count:
         raise FormatError(
@@ -203,16 +204,3 @@ def _walk_records(
     sizes = 1 + found * stride + n_properties
     firsts: NDArray[np.int64] = np.cumsum(sizes) - sizes + 1
     return firsts, found
-
-
-def _record_error(path: Path, end: int, n: int, i: int, n_words: int) -> FormatError:
-    if n < 0:
-        return FormatError(
-            f"{path}: streamline {i} claims {n} points: the file is damaged from there, or its "
-            "header gives the wrong number of scalars or properties."
-        )
-    return FormatError(
-        f"{path}: streamline {i} claims {n} points, which would end at byte "
-        f"{HEADER_BYTES + 4 * end}, but the file ends at byte {HEADER_BYTES + 4 * n_words}: it is "
-        "truncated or damaged. Copy or download it again."
-    )
