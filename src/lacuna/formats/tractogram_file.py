@@ -58,6 +58,13 @@ class TractogramFile:
     warnings: tuple[str, ...] = ()
 
 
+def map_file(path: Path) -> ByteArray:
+    """Return the bytes of a file, mapped; an empty one cannot be."""
+    if not path.stat().st_size:
+        return np.empty(0, np.uint8)
+    return np.asarray(np.memmap(path, np.uint8, mode="r"))
+
+
 def map_bytes(path: Path) -> ByteArray:
     """Return the bytes of a file, mapped; those of a .gz file, decompressed, in memory.
 
@@ -72,10 +79,8 @@ def map_bytes(path: Path) -> ByteArray:
                 data = np.frombuffer(stream.read(), np.uint8)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise broken_gzip(path, error) from error
-    elif path.stat().st_size:
-        data = np.asarray(np.memmap(path, np.uint8, mode="r"))
     else:
-        data = np.empty(0, np.uint8)
+        data = map_file(path)
     if not len(data):
         raise FormatError(f"{path} is empty: it was probably never written to its end.")
     return data

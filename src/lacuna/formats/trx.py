@@ -17,13 +17,12 @@ from lacuna.formats.tractogram_file import (
     Spans,
     TractogramFile,
     check_finite,
+    map_file,
 )
 from lacuna.geometry.grid import FloatArray, Grid, IntArray
 from lacuna.geometry.streamlines import Streamlines
 
-DTYPES = {f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)} | {
-    f"float{bits}" for bits in (16, 32, 64)
-}
+DTYPES = {np.dtype(code).name for code in np.typecodes["AllInteger"] + "efd"}
 LOCAL_HEADER_BYTES = 30
 """Of a zip member, before its name and extra field (APPNOTE.TXT 4.3.7)."""
 
@@ -177,14 +176,12 @@ def _damaged(path: Path, name: str, error: object) -> FormatError:
 def _folder_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
     for file in sorted(path.rglob("*")):
         if file.is_file():
-            empty = not file.stat().st_size
-            data = np.empty(0, np.uint8) if empty else np.asarray(np.memmap(file, np.uint8, "r"))
-            yield file.relative_to(path).as_posix(), data
+            yield file.relative_to(path).as_posix(), map_file(file)
 
 
 def _zip_members(path: Path) -> Iterator[tuple[str, ByteArray]]:
     with _open_zip(path) as archive:
-        mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        mapped = map_file(path)
         for member in _list(path, archive):
             if member.filename.startswith(("dpv/", "dpg/")):
                 continue
@@ -242,10 +239,10 @@ def _arrays(
 
 
 def _one_array(path: Path, members: Mapping[str, ByteArray], name: str) -> NDArray[Any]:
-    for found, array in _arrays(path, members, "."):
-        if found == name:
-            return array
-    raise FormatError(f"{path} has no {name} array: it is truncated, or no .trx file.")
+    arrays = dict(_arrays(path, members, "."))
+    if name not in arrays:
+        raise FormatError(f"{path} has no {name} array: it is truncated, or no .trx file.")
+    return arrays[name]
 
 
 def _read_offsets(

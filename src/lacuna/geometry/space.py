@@ -78,9 +78,7 @@ _GRIDS: dict[str, tuple[Grid, ...]] = {
 }
 
 _ALIASES = {
-    "fsl": "MNI152NLin6Asym",
     "spm12": "IXI549Space",
-    "ixi549": "IXI549Space",
     "spm8": "MNI152Lin",
     "ch2": "MNIColin27",
     "colin27": "MNIColin27",

@@ -34,7 +34,6 @@ MIDLINE_MM = 1e-3
 MOSTLY_OUTSIDE_SHARE = 0.5
 """A lesion with less of it in the tractogram's box is suspected to be in another space."""
 
-_NATIVE_SPACES = ("t1w", "t2w", "flair", "orig", "native", "individual", "anat", "scanner", "dwi")
 _SIDES: dict[str, Side] = {"l": "left", "left": "left", "r": "right", "right": "right"}
 _SIDES |= {"b": "bilateral", "both": "bilateral", "bilateral": "bilateral"}
 
@@ -207,14 +206,11 @@ def check_spaces(
     ours, theirs = resolve_space(lesion.name), resolve_space(tractogram.name)
     if ours == theirs:
         return ours
-    way_out = f"Bring the mask into {theirs}, or take a tractogram in {ours}"
-    if ours.casefold() in _NATIVE_SPACES:
-        way_out = f"{ours} is the participant's own anatomy: normalise the mask to {theirs} first"
     raise SpaceError(
         f"{lesion_name} is in {ours} ({lesion.source}), {tractogram_name} in {theirs} "
-        f"({tractogram.source}): they differ by millimetres or more. "
-        f"{way_out}; transforms come in a later version. If a space is stated wrongly, correct it "
-        "there, or give --space or --tractogram-space."
+        f"({tractogram.source}): they differ by millimetres or more. Bring the mask into {theirs} "
+        f"by normalising it, or take a tractogram in {ours}; transforms come in a later version. "
+        "If a space is stated wrongly, correct it there, or give --space or --tractogram-space."
     )
 
 
