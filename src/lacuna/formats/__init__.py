@@ -24,7 +24,6 @@ from lacuna.formats.trk import open_trk
 from lacuna.formats.trx import is_deflated, open_trx, save_trx, store_plain
 
 __all__ = [
-    "TRACTOGRAM_SUFFIXES",
     "Spans",
     "TractogramFile",
     "needs_unpacking",
@@ -34,10 +33,13 @@ __all__ = [
     "unpack",
 ]
 
-TRACTOGRAM_SUFFIXES = (".tck", ".trk", ".trx", ".tck.gz", ".trk.gz")
-"""Endings of the files that `open_tractogram` reads."""
-
-_OPENERS = {".tck": open_tck, ".trk": open_trk, ".trx": open_trx}
+_OPENERS = {
+    ".tck": open_tck,
+    ".tck.gz": open_tck,
+    ".trk": open_trk,
+    ".trk.gz": open_trk,
+    ".trx": open_trx,
+}
 
 
 def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> TractogramFile:
@@ -58,7 +60,7 @@ def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> Tr
         If it is missing, of another format, or broken; says what is wrong and where.
     """
     path = Path(path)
-    opened = _OPENERS[_format_suffix(path)](path, spans)
+    opened = _OPENERS[_check_suffix(path)](path, spans)
     check_spans(path, opened.streamlines)
     # What a format knows to be wrong explains more than where the points are.
     warnings = opened.warnings + check_placement(opened.streamlines)
@@ -68,10 +70,8 @@ def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> Tr
 def needs_unpacking(path: str | PathLike[str]) -> bool:
     """Tell whether a tractogram is compressed, so that its points cannot be mapped."""
     path = Path(path)
-    _format_suffix(path)
-    if path.suffix.lower() == ".gz":
-        return True
-    return path.suffix.lower() == ".trx" and path.is_file() and is_deflated(path)
+    suffix = _check_suffix(path)
+    return suffix.endswith(".gz") or (suffix == ".trx" and path.is_file() and is_deflated(path))
 
 
 def unpack(path: str | PathLike[str], directory: str | PathLike[str]) -> Path:
@@ -108,12 +108,12 @@ def unpack(path: str | PathLike[str], directory: str | PathLike[str]) -> Path:
     return target
 
 
-def _format_suffix(path: Path) -> str:
-    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
-    if suffix not in _OPENERS or path.name.lower().endswith(".trx.gz"):
+def _check_suffix(path: Path) -> str:
+    suffix = "".join(known for known in _OPENERS if path.name.lower().endswith(known))
+    if not suffix:
         raise FormatError(
             f"{path} is no tractogram that can be read: its name should end in "
-            f"{', '.join(TRACTOGRAM_SUFFIXES)}. Convert it, for example with MRtrix3's tckconvert."
+            f"{', '.join(_OPENERS)}. Convert it, for example with MRtrix3's tckconvert."
         )
     if not path.exists():
         raise FormatError(f"There is no file {path}. Check the path, and that its disk is mounted.")
