@@ -19,7 +19,7 @@ from tests.store.samples import dead_record, key_of, leave_claim, leftovers
 
 from lacuna.store import Store
 from lacuna.store._claim import Claim
-from lacuna.store._publish import Place, build
+from lacuna.store._publish import Request, build
 from lacuna.utils.owner import read_record
 
 KEY = key_of()
@@ -93,7 +93,7 @@ def lose_to_another(root: Path) -> None:
     def late(directory: Path) -> None:
         make(directory)
         other = Claim(str(root), KEY.digest)
-        build(Place(str(root), KEY, f"{root}/{KEY.location}"), other.stage, make, None, None)
+        build(Request(str(root), KEY, make), other.stage)
         other.release()
 
     Store(root).get_or_make(KEY, late)

@@ -1,5 +1,7 @@
+import errno
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from tests.store.samples import (
     leftovers,
 )
 
+from lacuna.errors import CacheDirError
 from lacuna.store import Store
 from lacuna.store._claim import Claim, find_holder, poll_delays, set_aside
 from lacuna.utils.owner import current_owner
@@ -25,7 +28,7 @@ def root(store):
     from lacuna.store._layout import prepare
 
     key = key_of()
-    prepare(str(store.root), key.bucket, key.format_version, key.digest)
+    prepare(str(store.root), key.location)
     return str(store.root)
 
 
@@ -209,3 +212,25 @@ def test_poll_delays__grow_to_five_seconds_with_jitter():
     assert delays[0] <= 0.02
     assert all(3.5 <= delay <= 5 for delay in delays[-20:])
     assert len(set(delays)) == 60
+
+
+def test_dead_owner__whose_claim_cannot_be_moved_is_an_error_and_no_endless_wait(
+    store, key, make, monkeypatch
+):
+    leave_claim(store, key, dead_record())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(CacheDirError, match=r"Read-only file system.*LACUNA_CACHE_DIR"):
+        store.get_or_make(key, make)
+    assert make.calls == 0
+
+
+def test_waiting__survives_that_somebody_removes_the_whole_cache(tmp_path, key, make):
+    store = Store(tmp_path / "cache")
+    leave_claim(store, key, foreign_record())
+    store.get_or_make(key, make, on_wait=lambda _: shutil.rmtree(store.root))
+    assert make.calls == 1
+    assert store.find(key) is not None

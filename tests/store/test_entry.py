@@ -1,6 +1,7 @@
 import errno
 import logging
 import os
+import shutil
 import time
 
 import pytest
@@ -213,5 +214,71 @@ def test_missing__an_error_of_the_place_is_no_miss(store, key, make):
     from lacuna.store._entry import _missing
 
     with pytest.raises(CacheDirError, match="LACUNA_CACHE_DIR") as caught:
-        _missing(OSError(errno.EACCES, "Permission denied"), str(store.root))
+        _missing(OSError(errno.EACCES, "Permission denied"), str(store.root), META)
     assert caught.value.errno == errno.EACCES
+
+
+def test_find__an_entry_that_is_published_at_that_moment_is_not_damaged(
+    store, key, make, monkeypatch
+):
+    # Between "its sidecar is not there" and "is its directory?", the entry appears.
+    lexists = os.path.lexists
+
+    def publish_first(path: str) -> bool:
+        monkeypatch.setattr(os.path, "lexists", lexists)
+        Store(store.root).get_or_make(key, make)
+        return lexists(path)
+
+    monkeypatch.setattr(os.path, "lexists", publish_first)
+    assert store.find(key) is not None
+    assert make.calls == 1
+
+
+@pytest.mark.parametrize("look", [1, 3])
+def test_damage__that_another_mended_meanwhile_is_not_thrown_away(
+    store, key, make, monkeypatch, look
+):
+    unlink(store.get_or_make(key, make).path / "offsets.npy")
+    lexists, looks, other = os.path.lexists, [], Maker()
+
+    def mend_after(path: str) -> bool:
+        seen = lexists(path)
+        looks.append(path)
+        if len(looks) == look:
+            mended.append(Store(store.root).get_or_make(key, other).path.stat().st_ino)
+        return seen
+
+    mended: list[int] = []
+    monkeypatch.setattr(os.path, "lexists", mend_after)
+    entry = store.get_or_make(key, make)
+    assert (make.calls, other.calls) == (1, 1)
+    assert [entry.path.stat().st_ino] == mended
+
+
+def test_verify__names_the_file_that_the_disk_cannot_read(store, key, make, monkeypatch):
+    store.get_or_make(key, make)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "preadv", fail)
+    (report,) = store.verify(discard=False)
+    assert report.problem.startswith("offsets.npy cannot be read (")
+
+
+def test_used_at__of_an_entry_that_is_being_removed_is_now(store, key, make):
+    entry = store.get_or_make(key, make)
+    shutil.rmtree(entry.path)
+    assert entry.used_at == pytest.approx(time.time(), abs=60)
+
+
+def test_read_only_root__what_may_not_be_read_is_not_listed(tmp_path, make, refused_permissions):
+    site = Store(tmp_path / "site")
+    shard = site.get_or_make(key_of(1), make).path.parent
+    store = Store(tmp_path / "mine", read_only_roots=[site.root])
+    own = store.get_or_make(key_of(2), make)
+    shard.chmod(0)
+    try:
+        assert [entry.path for entry in store.entries()] == [own.path]
+    finally:
+        shard.chmod(0o700)

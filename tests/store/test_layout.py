@@ -9,6 +9,7 @@ import lacuna.store
 from lacuna.errors import CacheDirError
 from lacuna.store import Key, Store, _layout
 from lacuna.store.buckets import BUCKETS
+from lacuna.utils.cache import configure_cache, get_temp_dir
 
 MARKS = {".lacuna-cache", "CACHEDIR.TAG"}
 
@@ -162,3 +163,34 @@ def test_key__says_where_it_lies() -> None:
     key: Key = key_of()
     assert Path(key.location).parts[:2] == ("tdi", "v1")
     assert Maker().calls == 0
+
+
+def test_marker__our_own_scratch_and_kernels_are_no_other_data(tmp_path, key, make):
+    root = tmp_path / "cache"
+    configure_cache(cache_dir=root)
+    (get_temp_dir("run_") / "half.nii").touch()
+    (root / ".kernels").mkdir()
+    (root / ".kernels" / "segment.nbi").touch()
+    store = Store(root)
+    store.get_or_make(key, make)
+    assert {path.name for path in root.iterdir()} >= MARKS
+    assert list(store.unmanaged()) == []
+
+
+def test_marker__a_root_that_holds_marked_buckets_gets_it_later(store, make):
+    store.get_or_make(key_of(1), make)
+    for name in MARKS:
+        (store.root / name).unlink()
+    store.get_or_make(key_of(2), make)
+    assert {path.name for path in store.root.iterdir()} >= MARKS
+
+
+def test_marker__what_may_not_be_looked_at_is_other_data(tmp_path, key, make, refused_permissions):
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp").chmod(0)
+    try:
+        Store(tmp_path).get_or_make(key, make)
+    finally:
+        (tmp_path / "tmp").chmod(0o700)
+    assert not MARKS & {path.name for path in tmp_path.iterdir()}
+    assert {path.name for path in (tmp_path / "tdi").iterdir()} >= MARKS

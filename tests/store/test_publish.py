@@ -10,7 +10,8 @@ from tests.store.samples import Maker, files_below, key_of, leftovers
 from lacuna.errors import CacheDirError, CacheEntryError, CacheFullError
 from lacuna.store import Store
 from lacuna.store._claim import Claim
-from lacuna.store._publish import Place, build
+from lacuna.store._layout import prepare
+from lacuna.store._publish import Request, build
 
 
 def failing(error):
@@ -101,11 +102,9 @@ def test_publish__a_large_file_is_hashed_while_it_is_synced(store, key):
 def test_publish__the_first_writer_wins_and_the_loser_uses_its_entry(store, key):
     def slow(directory: Path) -> None:
         (directory / "a").write_text("loser")
-        place = Place(str(store.root), key, f"{store.root}/{key.location}")
         other = Claim(str(store.root), key.digest)
-        build(
-            place, other.stage, lambda path: (path / "a").write_text("winner") and None, None, None
-        )
+        win = Request(str(store.root), key, lambda path: (path / "a").write_text("winner") and None)
+        build(win, other.stage)
         other.release()
 
     entry = store.get_or_make(key, slow)
@@ -126,18 +125,16 @@ def test_publish__a_damaged_winner_does_not_win(store, key, make):
 
 def test_publish__a_loser_who_cannot_see_the_winner_keeps_its_own_copy(store, key, make):
     # A network file system may say that a name is taken and, for a while, that nothing is there.
-    place = Place(str(store.root), key, f"{store.root}/{key.location}")
-    place.prepare()
+    prepare(str(store.root), key.location)
     claim = Claim(str(store.root), key.digest)
 
-    class Unseen(Place):
+    class Unseen(Request):
         def read(self):
             return None
 
     (store.root / key.location).mkdir()
     (store.root / key.location / "something").touch()
-    unseen = Unseen(place.root, place.key, place.directory)
-    entry = build(unseen, claim.stage, make, None, None)
+    entry = build(Unseen(str(store.root), key, make), claim.stage)
     assert str(entry.path) == claim.stage
     assert (entry.path / "offsets.npy").exists()
 
@@ -251,3 +248,16 @@ def test_publish__other_keys_do_not_wait(store):
 
     store.get_or_make(key_of(1), outer)
     assert inner.calls == 1
+
+
+def test_publish__what_somebody_removed_before_the_rename_is_an_error(
+    store, key, make, monkeypatch
+):
+    def lose(stage: str, _: str) -> None:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), stage)
+
+    monkeypatch.setattr(os, "rename", lose)
+    with pytest.raises(CacheDirError, match="No such file"):
+        store.get_or_make(key, make)
+    assert not leftovers(store)

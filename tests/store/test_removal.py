@@ -158,3 +158,21 @@ def test_plan__shows_without_touching(store, key, make):
 def test_store__a_second_one_sees_what_the_first_made(store, key):
     store.get_or_make(key, Maker())
     assert Store(store.root).find(key) is not None
+
+
+def test_clear__keeps_what_was_used_since_it_was_planned(store, key, make):
+    entry = unused(store.get_or_make(key, make))
+    plan = store.plan_clear()
+    os.utime(entry.path / "meta.json")
+    cleared = plan.execute()
+    assert [item.reason for item in cleared.failed] == ["used in the last 24 hours"]
+    assert (cleared.removed, cleared.freed_bytes) == ((), 0)
+    assert store.find(key) is not None
+
+
+def test_clear__keeps_what_was_mended_since_it_was_planned(store, key, make):
+    (store.get_or_make(key, make).path / "offsets.npy").unlink()
+    plan = store.plan_clear(lambda _: False, force=True)
+    store.get_or_make(key, make)
+    assert "not what it was" in plan.execute().failed[0].reason
+    assert store.find(key) is not None

@@ -14,11 +14,12 @@ What may be kept is listed in `lacuna.store.buckets`; where it lies, in the layo
       tmp/                          default scratch
       .stage/ .trash/ .claims/ .leases/ .pins/
       .memo/                        fingerprints of input files, by path and stat
+      .kernels/                     compiled kernels, in a private cache only
 """
 
-from lacuna.store._clear import Cleared, ClearPlan, Removal
 from lacuna.store._digest import Key
 from lacuna.store._entry import Entry
+from lacuna.store._removal import Cleared, ClearPlan, Removal
 from lacuna.store._space import allocate, size_text
 from lacuna.store._store import Store, Verification
 

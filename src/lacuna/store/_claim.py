@@ -88,27 +88,25 @@ class Claim:
 
     def step_aside(self) -> None:
         """Let others have the claim, and keep a record for the stage that stays."""
-        held = self._held
-        if held is not None and held[0] == self._place:
-            with suppress(OSError):
-                self.stand_beside()
-            self._remove(*held)
+        with suppress(OSError):
+            if self._held is not None and self._is_own(*self._held):
+                os.rename(self._held[0], self._beside)
+                self._held = self._beside, self._held[1]
 
     def release(self) -> None:
         """Remove the record; another's claim in our place is left alone."""
-        if self._held is not None:
-            self._remove(*self._held)
-            self._held = None
+        with suppress(OSError):
+            if self._held is not None and self._is_own(*self._held):
+                os.unlink(self._held[0])
+        self._held = None
 
     def _write(self, path: str) -> None:
         write_record(path)
         self._held = path, _identity(os.stat(path))
 
-    def _remove(self, path: str, identity: tuple[int, int]) -> None:
+    def _is_own(self, path: str, identity: tuple[int, int]) -> bool:
         # A fork inside the maker must not end the claim of its parent.
-        with suppress(OSError):
-            if os.getpid() == self._pid and _identity(os.lstat(path)) == identity:
-                os.unlink(path)
+        return os.getpid() == self._pid and _identity(os.lstat(path)) == identity
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
@@ -139,11 +137,16 @@ def set_aside(root: str, digest: str, holder: Holder) -> str:
     -------
     str
         Its name there.
+
+    Raises
+    ------
+    OSError
+        It cannot be moved: whoever waits for it would wait for ever.
     """
     place = f"{root}/{CLAIMS}/{digest}"
     name = f"{digest}.{holder.token or 'unsigned'}.claim"
     trash = f"{root}/{TRASH}/{name}"
-    with suppress(OSError):
+    with suppress(FileNotFoundError):
         if _identity(os.lstat(place)) == holder.claim:
             os.rename(place, trash)
             if _identity(os.lstat(trash)) != holder.claim:

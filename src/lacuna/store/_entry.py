@@ -9,28 +9,28 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import xxhash
 
 from lacuna.errors import CacheDirError
 from lacuna.store._digest import digest_of
-from lacuna.store._layout import META
+from lacuna.store._layout import META, walk
 
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never hang on a fifo
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # never hang on a fifo
 _FIRST_READ = 1 << 16
-_META_CAP = 1 << 24
-_ESTALE_ATTEMPTS = 3
+_READ_CAP = 1 << 24
+_LOOKS = 3
 _REGULAR = stat.S_IFREG
 _FORMAT_MASK = 0o170000
 _BLOCK = 1 << 20
 _decode = json.JSONDecoder().decode
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """A cached thing, whole and checked; a context manager while its files are in use.
 
@@ -39,32 +39,22 @@ class Entry:
     directory
         Where its files lie.
     meta
-        What ``meta.json`` says.
+        What ``meta.json`` says: key, label, files, when it was made and how long that took.
     root
         The cache root that it belongs to.
     read_only
         Whether it lies in a root that is never written.
     """
 
-    __slots__ = ("_meta", "directory", "read_only", "root")
-
-    def __init__(
-        self, directory: str, meta: dict[str, Any], *, root: str = "", read_only: bool = False
-    ) -> None:
-        self.directory = directory
-        self._meta = meta
-        self.root = root
-        self.read_only = read_only
+    directory: str
+    meta: Mapping[str, Any]
+    root: str = ""
+    read_only: bool = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def __repr__(self) -> str:
@@ -76,49 +66,47 @@ class Entry:
         return Path(self.directory)
 
     @property
-    def meta(self) -> Mapping[str, Any]:
-        """Everything that the sidecar records: key, label, files, when and how long it took."""
-        return MappingProxyType(self._meta)
-
-    @property
     def digest(self) -> str:
         """The digest of the key, 64 hexadecimal digits."""
-        return str(self._meta["digest"])
+        return str(self.meta["digest"])
 
     @property
     def product(self) -> str:
         """What kind of thing it is."""
-        return str(self._meta["key"]["product"])
+        return str(self.meta["key"]["product"])
 
     @property
     def bucket(self) -> str:
         """The bucket in which it lies."""
-        return str(self._meta["bucket"])
+        return str(self.meta["bucket"])
 
     @property
     def label(self) -> str:
         """What it is, for people."""
-        return str(self._meta["label"])
+        return str(self.meta["label"])
 
     @property
     def files(self) -> tuple[str, ...]:
         """Names of the payload files, relative to the directory."""
-        return tuple(self._meta["files"])
+        return tuple(self.meta["files"])
 
     @property
     def size_bytes(self) -> int:
         """Sum of the payload files' sizes."""
-        return sum(fact["size"] for fact in self._meta["files"].values())
+        return sum(fact["size"] for fact in self.meta["files"].values())
 
     @property
     def used_at(self) -> float:
         """When it was last asked for, to within an hour; seconds since the epoch."""
-        return os.stat(f"{self.directory}/{META}").st_mtime
+        try:
+            return os.stat(f"{self.directory}/{META}").st_mtime
+        except FileNotFoundError:
+            return time.time()  # somebody clears the cache at this moment
 
     @property
     def made_in_s(self) -> float:
         """How long it took to make, s."""
-        return float(self._meta["seconds"])
+        return float(self.meta["seconds"])
 
 
 @dataclass(frozen=True)
@@ -142,62 +130,63 @@ def read(
 ) -> Entry | Damage | None:
     """Look an entry up: whole, damaged, or not there.
 
+    Damage is believed when it was seen three times in a row: an entry that is published, or
+    replaced, between two steps of a look shows parts of two states. So does a stale handle on
+    NFS, which is that of a file that was replaced.
+
     Raises
     ------
     CacheDirError
         The place cannot be read at all.
     """
-    for _ in range(_ESTALE_ATTEMPTS):
+    for look in range(_LOOKS):
         try:
-            return _read(directory, digest, root, read_only)
+            found = _read(directory, digest, root, read_only)
         except OSError as error:
-            # NFS: the cached handle of a file that was replaced; another look-up finds the new one.
-            if error.errno != errno.ESTALE:
-                return _missing(error, directory)
-            stale = error
+            if error.errno == errno.ESTALE and look < _LOOKS - 1:
+                continue
+            name = os.path.relpath(error.filename, directory) if error.filename else META
+            found = _missing(error, directory, name)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return Damage(directory, f"{META} cannot be read")
-    return _missing(stale, directory)
+            found = Damage(directory, f"{META} cannot be read")
+        if not isinstance(found, Damage):
+            break
+    return found
 
 
-def _read(directory: str, digest: str, root: str, read_only: bool) -> Entry | Damage:
-    meta = _decode(_read_meta(f"{directory}/{META}").decode())
+def _read(directory: str, digest: str, root: str, read_only: bool) -> Entry | Damage | None:
+    meta = _decode(read_file(f"{directory}/{META}").decode())
     if meta["digest"] != digest:
         return Damage(directory, f"{META} belongs to {str(meta['digest'])[:12]}")
     for name, fact in meta["files"].items():
         status = os.lstat(f"{directory}/{name}")
-        if status.st_size != fact["size"] or status.st_mode & _FORMAT_MASK != _REGULAR:
-            return Damage(directory, _difference(name, status, fact["size"]))
-    return Entry(directory, meta, root=root, read_only=read_only)
+        if status.st_mode & _FORMAT_MASK != _REGULAR:
+            return Damage(directory, f"{name} is no longer a file")
+        if status.st_size != fact["size"]:
+            sizes = f"{status.st_size} bytes where {fact['size']} were written"
+            return Damage(directory, f"{name} has {sizes}")
+    return Entry(directory, meta, root, read_only)
 
 
-def _read_meta(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """Return what a small file holds, never through a link, and never more than 16 MB."""
     handle = os.open(path, _READ)
     try:
         data = os.read(handle, _FIRST_READ)
         if len(data) == _FIRST_READ:
-            while len(data) < _META_CAP and (more := os.read(handle, _FIRST_READ)):
+            while len(data) < _READ_CAP and (more := os.read(handle, _FIRST_READ)):
                 data += more
     finally:
         os.close(handle)
     return data
 
 
-def _difference(name: str, status: os.stat_result, size: int) -> str:
-    if not stat.S_ISREG(status.st_mode):
-        return f"{name} is no longer a file"
-    return f"{name} has {status.st_size} bytes where {size} were written"
-
-
-def _missing(error: OSError, directory: str) -> Damage | None:
+def _missing(error: OSError, directory: str, name: str) -> Damage | None:
     """Tell a missing entry from one that lost files, and both from a place that fails."""
-    if error.errno == errno.ENOENT and not os.path.lexists(directory):
-        return None
+    if error.errno == errno.ENOENT:
+        return Damage(directory, f"{name} is gone") if os.path.lexists(directory) else None
     if error.errno == errno.ENOTDIR and not os.path.isdir(directory):
         return None  # somebody's file, which is not ours to throw away
-    name = os.path.relpath(error.filename, directory) if error.filename else META
-    if error.errno == errno.ENOENT:
-        return Damage(directory, f"{name} is gone")
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EIO, errno.ENXIO):
         return Damage(directory, f"{name} cannot be read ({error.strerror})")
     raise CacheDirError(
@@ -208,22 +197,37 @@ def _missing(error: OSError, directory: str) -> Damage | None:
     ) from error
 
 
+def survey(root: str, *, read_only: bool = False) -> Iterator[Entry | Damage]:
+    """Yield all that lies where entries lie, sorted; of a read-only root, what can be read."""
+    try:
+        for directory, is_entry in walk(root):
+            found = None
+            if is_entry:
+                digest = os.path.basename(directory)
+                found = read(directory, digest, root=root, read_only=read_only)
+            if found is not None:
+                yield found
+    except OSError:
+        if not read_only:
+            raise
+
+
 def rehash(entry: Entry) -> Damage | None:
     """Read every payload file again and compare it with what was written."""
     directory = entry.directory
-    try:
-        if digest_of(entry.meta["key"]) != entry.digest:
-            return Damage(directory, f"the key in {META} was altered")
-        for name, fact in entry.meta["files"].items():
+    if digest_of(entry.meta["key"]) != entry.digest:
+        return Damage(directory, f"the key in {META} was altered")
+    for name, fact in entry.meta["files"].items():
+        try:
             handle = os.open(f"{directory}/{name}", _READ)
             try:
                 found = hash_file(handle, fact["size"])
             finally:
                 os.close(handle)
-            if found != fact["xxh3_128"]:
-                return Damage(directory, f"{name} no longer holds what was written (bit rot)")
-    except OSError as error:
-        return _missing(error, directory)
+        except OSError as error:
+            return _missing(error, directory, name)
+        if found != fact["xxh3_128"]:
+            return Damage(directory, f"{name} no longer holds what was written (bit rot)")
     return None
 
 

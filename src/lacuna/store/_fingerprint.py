@@ -16,11 +16,10 @@ from typing import TypeAlias
 import xxhash
 
 from lacuna.errors import InputError
-from lacuna.store._entry import hash_file
-from lacuna.store._layout import MEMO, listing, make_directory, prepare_root
+from lacuna.store._entry import hash_file, read_file
+from lacuna.store._layout import MEMO, listing, make_directory, prepare_root, write_in_place
 
 _UNTRUSTED_S = 2.0
-_MEMO_CAP = 1 << 14
 _ATTEMPTS = 3
 
 Stat: TypeAlias = tuple[int, int, int, int]
@@ -39,7 +38,9 @@ class Fingerprints:
 
     def __init__(self, root: str, scratch: str | None) -> None:
         self._root = root
-        self._scratch = scratch
+        self._directories = [f"{root}/{MEMO}"]
+        if scratch is not None:
+            self._directories.append(f"{scratch}/{MEMO}-{os.geteuid()}")
         self._known: dict[str, tuple[Stat, str]] = {}
 
     def of(self, path: str) -> str:
@@ -86,42 +87,24 @@ class Fingerprints:
         return xxhash.xxh3_128(json.dumps(sorted(files)).encode()).hexdigest()
 
     def _recall(self, real: str, facts: Stat) -> str | None:
-        for directory in self._directories():
+        for directory in self._directories:
             with suppress(OSError, ValueError, TypeError, KeyError):
-                if not _is_our_own(directory):
-                    continue
-                handle = os.open(_memo(directory, real), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-                try:
-                    memo = json.loads(os.read(handle, _MEMO_CAP).decode())
-                finally:
-                    os.close(handle)
-                if memo["path"] == real and tuple(memo["stat"]) == facts:
-                    return str(memo["xxh3_128"])
+                if _is_our_own(directory):
+                    memo = json.loads(read_file(_memo(directory, real)))
+                    if memo["path"] == real and tuple(memo["stat"]) == facts:
+                        return str(memo["xxh3_128"])
         return None
 
     def _remember(self, real: str, facts: Stat, found: str) -> None:
         text = json.dumps({"path": real, "stat": facts, "xxh3_128": found}).encode()
-        for directory in self._directories():
+        with suppress(OSError):
+            prepare_root(self._root)
+        for directory in self._directories:
             with suppress(OSError):
-                if directory.startswith(self._root):
-                    prepare_root(self._root)
                 make_directory(directory)
-                if not _is_our_own(directory):
-                    continue
-                # Written in place: half a memo does not parse, and is then read as none.
-                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-                handle = os.open(_memo(directory, real), flags, 0o600)
-                try:
-                    os.write(handle, text)
-                finally:
-                    os.close(handle)
-                return
-
-    def _directories(self) -> list[str]:
-        directories = [f"{self._root}/{MEMO}"]
-        if self._scratch is not None:
-            directories.append(f"{self._scratch}/{MEMO}-{os.geteuid()}")
-        return directories
+                if _is_our_own(directory):
+                    write_in_place(_memo(directory, real), text)
+                    return
 
 
 def _facts(status: os.stat_result) -> Stat:
@@ -141,7 +124,7 @@ def _is_our_own(directory: str) -> bool:
 
 def _read_whole(path: str) -> tuple[str, Stat]:
     for _ in range(_ATTEMPTS):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY)
         try:
             before = _facts(os.fstat(handle))
             digest = hash_file(handle)

@@ -7,8 +7,9 @@
       tmp/                          default scratch
       .stage/ .trash/ .claims/ .leases/ .pins/
       .memo/                        fingerprints of input files, by path and stat
+      .kernels/                     compiled kernels, in a private cache only
 
-A directory that we made, or found empty, carries our marker and a ``CACHEDIR.TAG`` (which tells
+A directory that holds nothing of others carries our marker and a ``CACHEDIR.TAG`` (which tells
 backup programs to pass by). A root with other data in it gets neither; its buckets do, or, where
 a bucket holds somebody's files too, the version directory in it. What has no marker above it is
 never deleted. Everything below the root is a real directory: a link is refused, not followed.
@@ -19,29 +20,27 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from lacuna.errors import CacheDirError
 from lacuna.store.buckets import BUCKETS
-from lacuna.utils.owner import current_owner
+from lacuna.utils.owner import RECORD_PREFIX, current_owner
 
 META = "meta.json"
 MARKER = ".lacuna-cache"
 TAG = "CACHEDIR.TAG"
+SCRATCH = "tmp"
 STAGE, TRASH, CLAIMS, MEMO = ".stage", ".trash", ".claims", ".memo"
 
-_OURS = frozenset((*BUCKETS, "tmp", STAGE, TRASH, CLAIMS, MEMO, ".leases", ".pins"))
+_OURS = frozenset((*BUCKETS, SCRATCH, STAGE, TRASH, CLAIMS, MEMO, ".kernels", ".leases", ".pins"))
 _MARKER_TEXT = b"Entries below this directory belong to Lacuna's cache, which may delete them.\n"
 _TAG_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
 _TAG_TEXT = _TAG_SIGNATURE + b"\n# Made by Lacuna; see https://bford.info/cachedir/\n"
 
-_VERSION = re.compile(r"v\d+")
-_SHARD = re.compile(r"[0-9a-f]{2}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_TEMPORARY = re.compile(r"[0-9a-f]{64}\.[\w.-]+")
+_LEVELS = (re.compile(r"v\d+"), re.compile(r"[0-9a-f]{2}"), re.compile(r"[0-9a-f]{64}"))
+_TEMPORARY = re.compile(r"[0-9a-f]{64}(\.[\w.-]+)?")
 
 _counter = itertools.count()
-_prepared: set[str] = set()
 
 
 def temporary_name(digest: str) -> str:
@@ -51,7 +50,7 @@ def temporary_name(digest: str) -> str:
 
 def is_temporary_name(name: str) -> bool:
     """Whether a name below a dot-directory is one of ours."""
-    return _TEMPORARY.fullmatch(name) is not None or _DIGEST.fullmatch(name) is not None
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def listing(path: str) -> "list[os.DirEntry[str]]":
@@ -69,156 +68,106 @@ def make_directory(path: str) -> None:
         Something else has the name: a file, or a link.
     """
     try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            mode = os.lstat(path).st_mode
-        else:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if stat.S_ISDIR(os.lstat(path).st_mode):
             return
-    if not stat.S_ISDIR(mode):
         raise CacheDirError(
             errno.ENOTDIR,
             f"{path} is a link or a file, where the cache needs a directory. Move it away; to "
             "keep the cache elsewhere, set cache_dir, LACUNA_CACHE_DIR or --cache-dir.",
             path,
-        )
+        ) from None
+
+
+def write_in_place(path: str, data: bytes, *, below: int | None = None) -> None:
+    """Write a small private file that may be half-written for a moment; never through a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    handle = os.open(path, flags, 0o600, dir_fd=below)
+    try:
+        os.write(handle, data)
+    finally:
+        os.close(handle)
 
 
 def prepare_root(root: str) -> None:
     """Make the root, and mark it if it is ours alone."""
-    if not os.path.isdir(root):
-        os.makedirs(root, 0o700, exist_ok=True)
-    if not _is_marked(root):
-        _mark_if_empty(root)
+    os.makedirs(root, 0o700, exist_ok=True)
+    _mark(root, _is_ours)
 
 
-def prepare(root: str, bucket: str, version: int, digest: str, *, again: bool = False) -> None:
-    """Make every directory that publishing an entry needs, and mark those that are ours.
-
-    What this process made or found before is there, unless that proved wrong: then again.
-    """
-    shard = f"{root}/{bucket}/v{version}/{digest[:2]}"
-    version_place = os.path.dirname(shard)
-    if again or version_place not in _prepared:
-        _prepare(root, bucket, version_place)
-        _prepared.add(version_place)
-    try:
-        make_directory(shard)
-    except FileNotFoundError:
-        _prepare(root, bucket, version_place)
-        make_directory(shard)
-
-
-def _prepare(root: str, bucket: str, version_place: str) -> None:
-    prepare_root(root)
-    for name in (STAGE, TRASH, CLAIMS):
-        make_directory(f"{root}/{name}")
+def prepare(root: str, location: str) -> None:
+    """Make every directory that publishing an entry needs, and mark those that are ours."""
+    bucket, version, shard, _ = location.split("/")
     place = f"{root}/{bucket}"
-    make_directory(place)
-    marked = _is_marked(place) or _mark_if_empty(place)
-    make_directory(version_place)
-    if not marked and not _is_marked(version_place):
-        _mark_if_empty(version_place)
+    prepare_root(root)
+    for directory in (f"{root}/{STAGE}", f"{root}/{TRASH}", f"{root}/{CLAIMS}", place):
+        make_directory(directory)
+    marked = _mark(place, _is_mark)
+    make_directory(f"{place}/{version}")
+    if not marked:
+        _mark(f"{place}/{version}", _is_mark)
+    make_directory(f"{place}/{version}/{shard}")
 
 
-def _is_marked(directory: str) -> bool:
+def is_marked(directory: str) -> bool:
+    """Whether a directory carries our marker itself."""
     try:
         return stat.S_ISREG(os.lstat(f"{directory}/{MARKER}").st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _mark_if_empty(directory: str) -> bool:
-    """Mark a directory that holds nothing but our own empty directories; say whether it was."""
-    if not all(_is_nothing(item) for item in listing(directory)):
-        return False
+def _mark(directory: str, is_ours: "Callable[[os.DirEntry[str]], bool]") -> bool:
+    """Mark a directory if all that is in it is ours; say whether it is marked."""
+    if is_marked(directory):
+        return True
+    try:
+        if not all(map(is_ours, listing(directory))):
+            return False
+    except PermissionError:
+        return False  # what cannot be looked at is somebody's
     # The tag first: a directory with our marker is complete, whenever we die.
-    for name, text in ((TAG, _TAG_TEXT), (MARKER, _MARKER_TEXT)):
-        handle = os.open(
-            f"{directory}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600
-        )
-        try:
-            os.write(handle, text)
-        finally:
-            os.close(handle)
+    write_in_place(f"{directory}/{TAG}", _TAG_TEXT)
+    write_in_place(f"{directory}/{MARKER}", _MARKER_TEXT)
     return True
 
 
-def _is_nothing(item: "os.DirEntry[str]") -> bool:
-    if item.name in (MARKER, TAG):
-        return item.is_file(follow_symlinks=False)
-    return (
-        item.name in _OURS
-        and item.is_dir(follow_symlinks=False)
-        and all(_is_nothing(inner) for inner in listing(item.path))
-    )
+def _is_mark(item: "os.DirEntry[str]") -> bool:
+    return item.name in (MARKER, TAG) and item.is_file(follow_symlinks=False)
 
 
-def is_marked_at(root_fd: int, parts: tuple[str, ...]) -> bool:
-    """Whether the directory at parts below an open root carries our marker itself."""
-    place = "/".join((*parts, MARKER))
-    try:
-        return stat.S_ISREG(os.stat(place, dir_fd=root_fd, follow_symlinks=False).st_mode)
-    except OSError:
-        return False
+def _is_ours(item: "os.DirEntry[str]") -> bool:
+    """Whether something in the root is ours: a name that others use too has to prove it.
+
+    Scratch does by the token of an owner whose record lies beside it, a bucket by its marker.
+    """
+    if item.name not in _OURS or not item.is_dir(follow_symlinks=False):
+        return _is_mark(item)
+    if item.name == SCRATCH:
+        names = os.listdir(item.path)
+        records = [name for name in names if name.startswith(RECORD_PREFIX)]
+        tokens = [name.removeprefix(RECORD_PREFIX).partition(".")[0] for name in records]
+        return all(any(token in name for token in tokens) for name in names)
+    return item.name.startswith(".") or is_marked(item.path) or not os.listdir(item.path)
 
 
-def open_directory(path: str, *, below: int | None = None) -> int:
-    """Open a real directory, never through a link in its last part."""
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=below)
-
-
-def walk_entries(root: str) -> Iterator[tuple[str, str]]:
-    """Yield digest and directory of all that lies where entries lie, sorted."""
+def walk(root: str) -> Iterator[tuple[str, bool]]:
+    """Yield the path of all that lies in the buckets, sorted, and whether it lies as entries do."""
     for bucket in BUCKETS:
-        for version in _directories(f"{root}/{bucket}", _VERSION):
-            for shard in _directories(f"{root}/{bucket}/{version}", _SHARD):
-                place = f"{root}/{bucket}/{version}/{shard}"
-                for digest in _directories(place, _DIGEST):
-                    if digest.startswith(shard):
-                        yield digest, f"{place}/{digest}"
+        place = f"{root}/{bucket}"
+        if not os.path.islink(place):
+            yield from _walk(place, _LEVELS)
 
 
-def walk_unmanaged(root: str) -> Iterator[str]:
-    """Yield what lies in the buckets without being an entry, each at its topmost path."""
-    for bucket in BUCKETS:
-        for item in _items(f"{root}/{bucket}"):
-            if not _is_level(item, _VERSION):
-                yield from _unless_marker(item)
-                continue
-            for inner in _items(item.path):
-                if not _is_level(inner, _SHARD):
-                    yield from _unless_marker(inner)
-                    continue
-                for entry in _items(inner.path):
-                    if not (_is_level(entry, _DIGEST) and entry.name.startswith(inner.name)):
-                        yield entry.path
-
-
-def _unless_marker(item: "os.DirEntry[str]") -> Iterator[str]:
-    if item.name not in (MARKER, TAG):
-        yield item.path
-
-
-def _is_level(item: "os.DirEntry[str]", pattern: re.Pattern[str]) -> bool:
-    return pattern.fullmatch(item.name) is not None and item.is_dir(follow_symlinks=False)
-
-
-def _directories(path: str, pattern: re.Pattern[str]) -> list[str]:
-    return [item.name for item in _items(path) if _is_level(item, pattern)]
-
-
-def _items(path: str) -> "list[os.DirEntry[str]]":
-    """Return what is in a directory, sorted; nothing where it is absent, or a link."""
+def _walk(directory: str, levels: tuple[re.Pattern[str], ...]) -> Iterator[tuple[str, bool]]:
     try:
-        handle = open_directory(path)
+        items = listing(directory)
     except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return []
-        raise
-    os.close(handle)
-    return listing(path)
+        return
+    for item in items:
+        fits = levels[0].fullmatch(item.name) and item.is_dir(follow_symlinks=False)
+        if fits and len(levels) > 1:
+            yield from _walk(item.path, levels[1:])
+        elif item.name not in (MARKER, TAG):
+            yield item.path, bool(fits) and item.name.startswith(os.path.basename(directory))

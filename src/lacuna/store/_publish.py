@@ -1,75 +1,186 @@
-"""Publishing: stage, write, sync, check, describe, rename.
+"""Publishing: claim, stage, write, sync, check, describe, rename.
 
 One rename of a directory makes an entry, so no reader sees half of one. Renaming onto a directory
 that is not empty fails: the first writer wins, whoever held which claim.
+
+Claims only save work. Who wants a key that is claimed waits until the *entry* appears, or the claim
+is gone. The claim of an owner who is proven dead is moved away. One of whom nothing can be proven
+is waited for, up to a limit, and then a duplicate is built beside it.
 """
 
+import atexit
 import errno
 import json
+import logging
 import os
 import shutil
 import stat
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lacuna.errors import CacheEntryError
+from lacuna.store._claim import Claim, find_holder, poll_delays, set_aside
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
 from lacuna.store._layout import META, listing, prepare
-from lacuna.store._removal import discard
-from lacuna.store._space import explained, full_error
+from lacuna.store._removal import discard, sweep
+from lacuna.store._space import explained, full_error, require_space
+
+_logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _HASH_WHILE_SYNCING_BYTES = 1 << 23
 _LOOKS_FOR_WINNER = 5
+_UNSIGNED_WAIT_S = 2.0
 
 Make = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an entry is going to be.
+class Request:
+    """A missing key, and how it is to be made.
 
     Parameters
     ----------
     root
         The cache root.
-    key
-        What it is.
-    directory
-        The entry's own directory.
+    key, make, check, expected_bytes
+        As in `Store.get_or_make`.
+    keep_free
+        Bytes that must stay free beside the payload.
+    foreign_wait_s
+        Limit to waiting for an owner of whom nothing can be proven.
+    tell
+        Told for whom we wait.
     """
 
     root: str
     key: Key
-    directory: str
+    make: Make
+    check: Make | None = None
+    expected_bytes: int | None = None
+    keep_free: int = 0
+    foreign_wait_s: float = 0.0
+    tell: Callable[[str], None] = _logger.warning
+
+    @property
+    def directory(self) -> str:
+        """The entry's own directory, where it is going to be."""
+        return f"{self.root}/{self.key.location}"
 
     @property
     def what(self) -> str:
         """What is built, for people."""
         return self.key.label or f"{self.key.product} {self.key.digest[:12]}"
 
-    def prepare(self, *, again: bool = False) -> None:
-        """Make the directories around it; again, if some that were there have gone."""
-        key = self.key
-        prepare(self.root, key.bucket, key.format_version, key.digest, again=again)
-
     def read(self) -> Entry | Damage | None:
         """Look it up."""
         return read(self.directory, self.key.digest, root=self.root)
 
-    def discard(self, reason: str) -> bool:
-        """Move it to the trash; say whether it was there and we were the ones who did."""
-        return discard(self.root, self.directory, reason) is not None
+    def explained(self) -> AbstractContextManager[None]:
+        """Say what was written, and how much, when that fails."""
+        return explained(self.root, self.what, self.expected_bytes)
 
 
-def build(
-    place: Place, stage: str, make: Make, check: Make | None, expected_bytes: int | None
-) -> Entry:
+def make_once(request: Request, look: Callable[[], Entry | None]) -> Entry:
+    """Return the entry of a missing key, made by us or by whoever was first.
+
+    Parameters
+    ----------
+    request
+        What is missing.
+    look
+        Returns the entry as soon as it is there.
+    """
+    claim = Claim(request.root, request.key.digest)
+    is_kept = False
+    try:
+        entry = _wait(request, claim, look)
+        if entry is None:
+            _clear_up(request)
+            entry = build(request, claim.stage)
+        is_kept = entry.directory == claim.stage
+        if is_kept:
+            _keep_until_exit(claim)
+        return entry
+    finally:
+        if not is_kept:
+            claim.release()
+
+
+def _wait(request: Request, claim: Claim, look: Callable[[], Entry | None]) -> Entry | None:
+    """Return the entry that somebody else made, or None: it is ours to build."""
+    root, digest, what = request.root, request.key.digest, request.what
+    seen: tuple[int, int] | None = None
+    since = 0.0
+    for delay in poll_delays():
+        with request.explained():
+            prepare(root, request.key.location)  # each time: a cache may be removed meanwhile
+            if claim.take():
+                return look()
+            holder = find_holder(root, digest)
+        if holder is None:
+            continue
+        is_new = holder.claim != seen
+        if is_new:
+            seen, since = holder.claim, time.monotonic()
+        waited = time.monotonic() - since
+        is_unsigned = holder.state == "unsigned"
+        if holder.state == "dead" or (is_unsigned and waited > _UNSIGNED_WAIT_S):
+            with request.explained():
+                set_aside(root, digest, holder)
+            continue
+        if is_new and not is_unsigned:
+            request.tell(f"Waiting for {what}: {holder} is building it.")
+        if holder.state == "unknown" and waited > request.foreign_wait_s:
+            request.tell(
+                f"Building {what} here as well: after {waited:.0f} s it is not known "
+                f"whether {holder} still lives: {holder.reason}."
+            )
+            with request.explained():
+                claim.stand_beside()
+            return None
+        time.sleep(delay)
+        entry = look()
+        if entry is not None:
+            return entry
+    return None
+
+
+def _clear_up(request: Request) -> None:
+    """Make room: for a damaged entry only whoever holds the claim may throw it away.
+
+    Whoever merely reads may have seen the damage before another mended it.
+    """
+    damage = request.read()
+    if isinstance(damage, Damage):
+        with request.explained():
+            if discard(request.root, damage.directory, damage.reason):
+                message = "The cached %s was damaged and is made again: %s."
+                _logger.warning(message, request.what, damage.reason)
+    sweep(request.root, request.key.digest)
+    if request.expected_bytes is not None:
+        require_space(request.root, request.what, request.expected_bytes, request.keep_free)
+
+
+def _keep_until_exit(claim: Claim) -> None:
+    """Keep our own copy, which lost to an entry that cannot be seen from here, while we live."""
+    claim.step_aside()
+    pid = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == pid:
+            shutil.rmtree(claim.stage, ignore_errors=True)
+            claim.release()
+
+    atexit.register(remove)
+
+
+def build(request: Request, stage: str) -> Entry:
     """Make an entry and publish it; leave nothing behind when that fails.
 
     Returns
@@ -84,37 +195,28 @@ def build(
     CacheEntryError
         Nothing, or something that cannot be kept, was made; or it did not pass the check.
     """
-    what = place.what
     try:
-        with explained(place.root, what, expected_bytes):
-            _make_stage(place, stage)
+        with request.explained():
+            os.mkdir(stage, 0o700)
         started = time.perf_counter()
-        _make(place, make, stage, expected_bytes)
-        with explained(place.root, what, expected_bytes):
-            files = _settle(stage, what)
-        _check(check, stage, what)
-        meta = _describe(place.key, files, time.perf_counter() - started)
-        with explained(place.root, what, expected_bytes):
+        _make(request, stage)
+        with request.explained():
+            files = _settle(stage, request.what)
+        _check(request.check, stage, request.what)
+        meta = _describe(request.key, files, time.perf_counter() - started)
+        with request.explained():
             _write(f"{stage}/{META}", json.dumps(meta, separators=(",", ":")).encode())
-            return _publish(place, stage, meta)
+            return _publish(request, stage, meta)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
         raise
 
 
-def _make_stage(place: Place, stage: str) -> None:
+def _make(request: Request, stage: str) -> None:
     try:
-        os.mkdir(stage, 0o700)
-    except FileNotFoundError:
-        place.prepare(again=True)
-        os.mkdir(stage, 0o700)
-
-
-def _make(place: Place, make: Make, stage: str, need: int | None) -> None:
-    try:
-        make(Path(stage))
+        request.make(Path(stage))
     except Exception as error:
-        full = full_error(error, place.root, place.what, need)
+        full = full_error(error, request.root, request.what, request.expected_bytes)
         if full is None:
             raise
         raise full from error
@@ -156,7 +258,7 @@ def _settle(stage: str, what: str) -> dict[str, dict[str, Any]]:
 
 
 def _settle_file(path: str) -> dict[str, Any]:
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         status = os.fstat(handle)
         if stat.S_IMODE(status.st_mode) != 0o600:
@@ -195,7 +297,7 @@ def _describe(key: Key, files: dict[str, dict[str, Any]], seconds: float) -> dic
 
 
 def _write(path: str, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         while data:
             data = data[os.write(handle, data) :]
@@ -204,46 +306,36 @@ def _write(path: str, data: bytes) -> None:
         os.close(handle)
 
 
-def _publish(place: Place, stage: str, meta: dict[str, Any]) -> Entry:
+def _publish(request: Request, stage: str, meta: dict[str, Any]) -> Entry:
     # No fsync of the stage itself: that of a new file carries its name on ext4, xfs and btrfs,
     # NFS makes names synchronously, and a name lost elsewhere is damage, which a hit finds.
     for look in range(_LOOKS_FOR_WINNER):
-        if _rename(place, stage):
-            _sync_directory(os.path.dirname(place.directory))
-            return Entry(place.directory, meta, root=place.root)
-        winner = place.read()
+        try:
+            os.rename(stage, request.directory)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+        else:
+            _sync_directory(os.path.dirname(request.directory))
+            return Entry(request.directory, meta, request.root)
+        # Another was faster; or, without the stage, our first request had succeeded already.
+        winner = request.read()
         if isinstance(winner, Entry):
             shutil.rmtree(stage, ignore_errors=True)
             return winner
         if isinstance(winner, Damage):
-            place.discard(winner.reason)
-        else:
-            time.sleep(0.05 * 2**look)
-    return Entry(stage, meta, root=place.root)
-
-
-def _rename(place: Place, stage: str) -> bool:
-    """Move the stage to its place; False where another entry is there."""
-    for attempt in (1, 2):
-        try:
-            os.rename(stage, place.directory)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                return False
-            if error.errno != errno.ENOENT or attempt == 2:
-                raise
-            if not os.path.exists(stage):
-                return False  # a repeated request: the first one succeeded, and is found next
-            place.prepare(again=True)  # somebody tidied empty directories away
-        else:
-            return True
-    return False
+            discard(request.root, winner.directory, winner.reason)
+            continue
+        time.sleep(0.05 * 2**look)
+        prepare(request.root, request.key.location)  # somebody tidied empty directories away
+    os.stat(f"{stage}/{META}")  # and not away with what was built
+    return Entry(stage, meta, request.root)
 
 
 def _sync_directory(path: str) -> None:
     # The entry can be seen already; should this fail, a power cut costs it, and no more.
     with suppress(OSError):
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:

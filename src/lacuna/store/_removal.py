@@ -1,7 +1,9 @@
-"""Taking things away: by a rename into the trash first, never through a link.
+"""Removing: entries to the trash, trash for good, and nothing that could be reached through a link.
 
 Every step goes from one open directory to the next by name, without following links, so that a
-directory swapped for a link in the meantime leads nowhere.
+directory swapped for a link in the meantime leads nowhere. Clearing decides, shows, and does: only
+what lies where entries lie, below a marker of ours, is ever removed; and of the dot-directories
+only names that we gave.
 """
 
 import errno
@@ -10,152 +12,101 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 from lacuna.store._claim import Holder, find_holder, judge, set_aside
+from lacuna.store._entry import Damage, Entry, read, survey
 from lacuna.store._layout import (
     CLAIMS,
     STAGE,
     TRASH,
-    is_marked_at,
+    is_marked,
     is_temporary_name,
     listing,
     make_directory,
-    open_directory,
     temporary_name,
+    write_in_place,
 )
 
-_REASON = "reason.json"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _UNSIGNED_AFTER_S = 60.0
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
-
-def is_marked(root: str, directory: str) -> bool:
-    """Whether the bucket of an entry, or the version directory in it, carries our marker."""
-    bucket, version, _, _ = Path(directory).relative_to(root).parts
-    with _open(root) as root_fd:
-        return any(is_marked_at(root_fd, parts) for parts in ((bucket,), (bucket, version)))
-
-
-def discard(root: str, directory: str, reason: str) -> str | None:
-    """Move an entry to the trash; return its name there, None if it was gone already."""
-    bucket, version, shard, digest = Path(directory).relative_to(root).parts
-    name = temporary_name(digest)
-    with _open(root) as root_fd:
-        make_directory(f"{root}/{TRASH}")
-        try:
-            with (
-                _open(bucket, root_fd) as bucket_fd,
-                _open(version, bucket_fd) as version_fd,
-                _open(shard, version_fd) as shard_fd,
-                _open(TRASH, root_fd) as trash_fd,
-            ):
-                os.rename(digest, name, src_dir_fd=shard_fd, dst_dir_fd=trash_fd)
-                _note(trash_fd, name, reason)
-        except OSError as error:
-            if error.errno in _ELSEWHERE:
-                return None
-            raise
-    return name
-
-
-def _note(trash_fd: int, name: str, reason: str) -> None:
-    """Leave the reason with the trash; a full disk must not keep it from being thrown away."""
-    with suppress(OSError), _open(name, trash_fd) as fd:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(_REASON, flags, 0o600, dir_fd=fd)
-        try:
-            os.write(handle, json.dumps({"reason": reason}).encode())
-        finally:
-            os.close(handle)
+Select = Callable[[Entry], bool]
 
 
 @contextmanager
-def _open(path: str, below: int | None = None) -> Iterator[int]:
-    handle = (
-        os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        if below is None
-        else open_directory(path, below=below)
-    )
+def _opened(root: str, *parts: str) -> Iterator[int]:
+    """Open a directory below a root, no part of the way below it through a link."""
+    handle = os.open(root, _DIRECTORY)
     try:
+        for part in parts:
+            above, handle = handle, os.open(part, _DIRECTORY | os.O_NOFOLLOW, dir_fd=handle)
+            os.close(above)
         yield handle
     finally:
         os.close(handle)
 
 
-def tree_size(path: str) -> int:
-    """Return the bytes of all files below a directory; links count as nothing."""
-    total = 0
-    pending = [path]
-    while pending:
-        with suppress(OSError):
-            for item in listing(pending.pop()):
-                if item.is_dir(follow_symlinks=False):
-                    pending.append(item.path)
-                elif item.is_file(follow_symlinks=False):
-                    total += item.stat(follow_symlinks=False).st_size
-    return total
+def discard(root: str, directory: str, reason: str) -> str | None:
+    """Move an entry to the trash; return its name there, None if it was gone already."""
+    bucket, version, shard, digest = os.path.relpath(directory, root).split("/")
+    name = temporary_name(digest)
+    make_directory(f"{root}/{TRASH}")
+    try:
+        with _opened(root, bucket, version, shard) as source, _opened(root, TRASH) as trash:
+            os.rename(digest, name, src_dir_fd=source, dst_dir_fd=trash)
+    except OSError as error:
+        if error.errno in _ELSEWHERE:
+            return None
+        raise
+    # A full disk must not keep it from being thrown away.
+    with suppress(OSError), _opened(root, TRASH, name) as thrown:
+        write_in_place("reason.json", json.dumps({"reason": reason}).encode(), below=thrown)
+    return name
+
+
+def sweep(root: str, digest: str) -> None:
+    """Remove what dead owners left of a key."""
+    for leftover in find_leftovers(root, digest):
+        remove_leftover(root, leftover)
+
+
+def find_leftovers(root: str, digest: str = "") -> list[str]:
+    """Return trash, and records whose owner is proven dead, as paths below the root."""
+    found = [f"{TRASH}/{name}" for name in _names(root, TRASH, digest)]
+    for name in _names(root, CLAIMS, digest):
+        holder = judge(f"{root}/{CLAIMS}/{name}")
+        if holder is not None and _is_abandoned(holder):
+            found.append(f"{CLAIMS}/{name}")
+    return found
 
 
 def remove_leftover(root: str, leftover: str) -> None:
     """Remove trash, or the record of a dead owner after the stages for which it speaks."""
     place, name = leftover.split("/")
-    digest, _, attempt = name.partition(".")
-    if not attempt:
-        holder = find_holder(root, digest)
-        if holder is None or not _is_abandoned(holder):
-            return
-        make_directory(f"{root}/{TRASH}")
-        name = set_aside(root, digest, holder)
-        place, attempt = TRASH, name.partition(".")[2]
-    with suppress(OSError), _open(root) as root_fd:
-        if place == CLAIMS or attempt.endswith(".claim"):
-            stages = f"{digest}.{attempt.partition('.')[0]}."
-            for stage in _names(root, STAGE):
-                if stage.startswith(stages):
-                    _remove(STAGE, stage, root_fd)
-        _remove(place, name, root_fd)
+    with suppress(OSError):
+        if "." not in name:
+            holder = find_holder(root, name)
+            if holder is None or not _is_abandoned(holder):
+                return
+            make_directory(f"{root}/{TRASH}")
+            place, name = TRASH, set_aside(root, name, holder)
+        if place == CLAIMS or name.endswith(".claim"):
+            digest, token, _ = name.split(".")
+            for stage in _names(root, STAGE, f"{digest}.{token}."):
+                _remove(root, STAGE, stage)
+        _remove(root, place, name)
 
 
-def _remove(place: str, name: str, root_fd: int) -> None:
-    with suppress(OSError), _open(place, root_fd) as fd:
+def _remove(root: str, place: str, name: str) -> None:
+    with suppress(OSError), _opened(root, place) as fd:
         if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
             shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
         else:
             os.unlink(name, dir_fd=fd)
-
-
-def sweep(root: str, digest: str, *, building: bool = False) -> None:
-    """Remove what dead owners left of a key.
-
-    Who is building has judged the key's claim already: it is the own, or must stay.
-    """
-    for leftover in find_leftovers(root, digest, but=digest if building else ""):
-        remove_leftover(root, leftover)
-
-
-def find_leftovers(root: str, digest: str = "", *, but: str = "") -> list[str]:
-    """Return trash, and records whose owner is proven dead, as paths below the root."""
-    trash = [f"{TRASH}/{name}" for name in _names(root, TRASH) if name.startswith(digest)]
-    for name in _names(root, CLAIMS):
-        if name.startswith(digest) and name != but:
-            holder = judge(f"{root}/{CLAIMS}/{name}")
-            if holder is not None and _is_abandoned(holder):
-                trash.append(f"{CLAIMS}/{name}")
-    return trash
-
-
-def leftover_size(root: str, leftover: str) -> int:
-    """Return the bytes that removing a leftover frees, the stages with it."""
-    place, name = leftover.split("/")
-    if place == TRASH:
-        return tree_size(f"{root}/{leftover}")
-    holder = judge(f"{root}/{leftover}")
-    stages = f"{name.partition('.')[0]}.{holder.token if holder else ''}."
-    names = [stage for stage in _names(root, STAGE) if stage.startswith(stages)]
-    return sum(tree_size(f"{root}/{STAGE}/{stage}") for stage in names)
 
 
 def _is_abandoned(holder: Holder) -> bool:
@@ -165,7 +116,164 @@ def _is_abandoned(holder: Holder) -> bool:
     return holder.state == "dead"
 
 
-def _names(root: str, place: str) -> list[str]:
+def _names(root: str, place: str, start: str) -> list[str]:
     with suppress(OSError):
-        return sorted(filter(is_temporary_name, os.listdir(f"{root}/{place}")))
+        names = sorted(os.listdir(f"{root}/{place}"))
+        return [name for name in names if name.startswith(start) and is_temporary_name(name)]
     return []
+
+
+def _leftover_size(root: str, leftover: str) -> int:
+    """Return the bytes that removing a leftover frees, the stages with it."""
+    place, name = leftover.split("/")
+    if place == TRASH:
+        return _tree_size(f"{root}/{leftover}")
+    holder = judge(f"{root}/{leftover}")
+    token = holder.token if holder else ""
+    stages = _names(root, STAGE, f"{name.partition('.')[0]}.{token}.")
+    return sum(_tree_size(f"{root}/{STAGE}/{stage}") for stage in stages)
+
+
+def _tree_size(path: str) -> int:
+    """Return the bytes of all files below a directory; links count as nothing."""
+    total = 0
+    with suppress(OSError):
+        for item in listing(path):
+            if item.is_dir(follow_symlinks=False):
+                total += _tree_size(item.path)
+            elif item.is_file(follow_symlinks=False):
+                total += item.stat(follow_symlinks=False).st_size
+    return total
+
+
+@dataclass(frozen=True)
+class Removal:
+    """An entry that a plan removes, or keeps.
+
+    Parameters
+    ----------
+    directory
+        Where it lies.
+    label
+        What it is, for people.
+    size_bytes
+        Its payload; what removing it frees.
+    reason
+        Why it is kept; empty for one that goes.
+    """
+
+    directory: str
+    label: str
+    size_bytes: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What executing a plan came to.
+
+    Parameters
+    ----------
+    removed
+        Entries that are gone.
+    failed
+        Entries that are still there, each with the reason.
+    freed_bytes
+        Payload of the removed entries, and the leftovers.
+    """
+
+    removed: tuple[Removal, ...]
+    failed: tuple[Removal, ...]
+    freed_bytes: int
+
+
+@dataclass(frozen=True)
+class ClearPlan:
+    """What clearing would remove; nothing happens until `execute`.
+
+    Parameters
+    ----------
+    root
+        The cache root.
+    removals
+        Entries that go.
+    kept
+        Entries that were selected but stay, with the reason.
+    leftovers
+        Trash, and records of owners proven dead; paths below the root.
+    leftover_bytes
+        Their size.
+    unused_for_s
+        Entries that were used in this time stay.
+    """
+
+    root: str
+    removals: tuple[Removal, ...]
+    kept: tuple[Removal, ...]
+    leftovers: tuple[str, ...]
+    leftover_bytes: int
+    unused_for_s: float
+
+    @property
+    def expected_freed_bytes(self) -> int:
+        """What executing the plan frees."""
+        return sum(item.size_bytes for item in self.removals) + self.leftover_bytes
+
+    def execute(self) -> Cleared:
+        """Remove what the plan names, but for what was used, or changed, since it was made."""
+        for leftover in self.leftovers:
+            remove_leftover(self.root, leftover)
+        removed, failed = [], []
+        for item in self.removals:
+            try:
+                reason = self._reason_to_keep(item)
+                trash = None if reason else discard(self.root, item.directory, "cleared")
+            except OSError as error:
+                reason, trash = str(error), None
+            if reason:
+                failed.append(replace(item, reason=reason))
+            elif trash is not None:
+                remove_leftover(self.root, f"{TRASH}/{trash}")
+                removed.append(item)
+        freed = sum(item.size_bytes for item in removed) + self.leftover_bytes
+        return Cleared(tuple(removed), tuple(failed), freed)
+
+    def _reason_to_keep(self, item: Removal) -> str:
+        found = read(item.directory, os.path.basename(item.directory), root=self.root)
+        if found is None:
+            return ""
+        now = _judge_entry(found, self.unused_for_s)
+        return now.reason or ("" if now == item else "it is not what it was when this was planned")
+
+
+def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> ClearPlan:
+    """Decide what clearing a root removes; damaged entries go whatever is selected."""
+    items = [
+        _judge_entry(found, unused_for_s)
+        for found in survey(root)
+        if isinstance(found, Damage) or select is None or select(found)
+    ]
+    leftovers = tuple(find_leftovers(root))
+    return ClearPlan(
+        root,
+        tuple(item for item in items if not item.reason),
+        tuple(item for item in items if item.reason),
+        leftovers,
+        sum(_leftover_size(root, leftover) for leftover in leftovers),
+        unused_for_s,
+    )
+
+
+def _judge_entry(found: Entry | Damage, unused_for_s: float) -> Removal:
+    directory = found.directory
+    reason = ""
+    if isinstance(found, Damage):
+        item = Removal(directory, f"damaged: {found.reason}", _tree_size(directory))
+    else:
+        item = Removal(directory, found.label or found.product, found.size_bytes)
+        if time.time() - found.used_at < unused_for_s:
+            reason = f"used in the last {unused_for_s / 3600:g} hours"
+    version = os.path.dirname(os.path.dirname(directory))
+    if not (is_marked(version) or is_marked(os.path.dirname(version))):
+        reason = "no marker of the cache lies above it"
+    return replace(item, reason=reason)

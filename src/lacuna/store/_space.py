@@ -48,20 +48,18 @@ def allocate(path: Path | str, n_bytes: int) -> None:
     directory, name = os.path.split(place)
     # A reservation that does not fit takes all there is, from everyone, before it fails.
     require_space(directory, name, n_bytes, 0)
-    handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        try:
-            if n_bytes:
-                _reserve(handle, n_bytes)
-        finally:
-            os.close(handle)
-    except OSError as error:
-        full = full_error(error, directory, name, n_bytes, anywhere=True)
+        with explained(directory, name, n_bytes):
+            try:
+                if n_bytes:
+                    _reserve(handle, n_bytes)
+            finally:
+                os.close(handle)
+    except CacheDirError:
         with suppress(OSError):
             os.unlink(place)
-        if full is None:
-            raise
-        raise full from error
+        raise
 
 
 def _reserve(handle: int, n_bytes: int) -> None:
@@ -98,33 +96,26 @@ def require_space(directory: str, what: str, need: int, keep_free: int) -> None:
     )
 
 
-def full_error(
-    error: BaseException, root: str, what: str, need: int | None, *, anywhere: bool = False
-) -> CacheFullError | None:
-    """Return the typed error, if this one, or one behind it, means that the disk is full.
+def full_error(error: BaseException, root: str, what: str, need: int | None) -> OSError | None:
+    """Return the typed error, if a maker's, or one behind it, means that this disk is full.
 
     Parameters
     ----------
     error
-        What was raised.
+        What was raised; where it names a file on another place, it is none of ours.
     root
         The cache root, whose disk it is.
     what
         What was being written, for people.
     need
         Bytes that it takes, if known.
-    anywhere
-        Take any full disk for this one; otherwise one that names a file elsewhere is not.
     """
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, CacheFullError) and need is None:
             return seen
         if isinstance(seen, OSError) and _means_full(seen, root):
-            named = seen.filename
-            if anywhere or not isinstance(named, str) or _is_below(named, root):
-                number = seen.errno or errno.ENOSPC
-                return CacheFullError(number, _full_text(number, root, what, need), root)
+            return _full(seen.errno or errno.ENOSPC, root, what, need)
         seen = seen.__cause__ or seen.__context__
     return None
 
@@ -133,14 +124,12 @@ def _means_full(error: OSError, root: str) -> bool:
     if error.errno is None:
         # numpy reports a short write without an errno.
         return "written" in str(error) and (free_space(root)[0] or 0) < _NEARLY_NOTHING
-    return error.errno in _FULL
+    named = error.filename
+    is_here = not isinstance(named, str) or os.path.abspath(named).startswith(root + os.sep)
+    return error.errno in _FULL and is_here
 
 
-def _is_below(place: str, directory: str) -> bool:
-    return os.path.abspath(place).startswith(os.path.abspath(directory) + os.sep)
-
-
-def _full_text(number: int, directory: str, what: str, need: int | None) -> str:
+def _full(number: int, directory: str, what: str, need: int | None) -> CacheFullError:
     needed = f"it needs about {size_text(need)}" if need else "how much it needs is not known"
     free, inodes = free_space(directory)
     left = "how much is free is not known" if free is None else f"{size_text(free)} are free"
@@ -150,9 +139,11 @@ def _full_text(number: int, directory: str, what: str, need: int | None) -> str:
         problem = "no inodes are left"
     else:
         problem = "no space is left"
-    return (
+    return CacheFullError(
+        number,
         f"While writing {what} in {directory}, {problem}: {needed}, {left} on the "
-        f"disk. Nothing half-made was kept. Make room, or {_WAY_OUT}."
+        f"disk. Nothing half-made was kept. Make room, or {_WAY_OUT}.",
+        directory,
     )
 
 
@@ -172,13 +163,11 @@ def explained(root: str, what: str, need: int | None = None) -> Iterator[None]:
     except CacheDirError:
         raise
     except OSError as error:
-        full = full_error(error, root, what, need, anywhere=True)
-        if full is not None:
-            raise full from error
-        if error.errno in _UNWRITABLE:
+        number = error.errno or errno.EIO
+        if number in _FULL:
+            raise _full(number, root, what, need) from error
+        if number in _UNWRITABLE:
             message = f"{root} cannot be written ({error.strerror})"
         else:
             message = f"Writing {what} in {root} failed ({error.strerror or error})"
-        raise CacheDirError(
-            error.errno or errno.EIO, f"{message}: mend that, or {_WAY_OUT}.", root
-        ) from error
+        raise CacheDirError(number, f"{message}: mend that, or {_WAY_OUT}.", root) from error

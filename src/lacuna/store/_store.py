@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lacuna.errors import CacheDirError
-from lacuna.store._clear import ClearPlan, Select, plan_clear
 from lacuna.store._digest import Key
-from lacuna.store._entry import Damage, Entry, read, refresh, rehash
+from lacuna.store._entry import Damage, Entry, read, refresh, rehash, survey
 from lacuna.store._fingerprint import Fingerprints
-from lacuna.store._layout import walk_entries, walk_unmanaged
-from lacuna.store._once import Request, make_once
-from lacuna.store._publish import Make, Place
-from lacuna.store._removal import discard as discard_entry
-from lacuna.store._removal import sweep
-from lacuna.store._space import explained
+from lacuna.store._layout import walk
+from lacuna.store._publish import Make, Request, make_once
+from lacuna.store._removal import ClearPlan, Select, plan_clear, sweep
+from lacuna.store._removal import discard as throw_away
 
 _logger = logging.getLogger(__name__)
 
@@ -102,8 +99,15 @@ class Store:
         CacheDirError
             The root cannot be read.
         """
-        found = read(self._directory(self._root, key), key.digest, root=self._root)
-        return found if isinstance(found, Entry) else self._find_elsewhere(key)
+        found = read(f"{self._root}/{key.location}", key.digest, root=self._root)
+        if isinstance(found, Entry):
+            return found
+        for root in self._read_only_roots:
+            with suppress(CacheDirError):
+                found = read(f"{root}/{key.location}", key.digest, root=root, read_only=True)
+                if isinstance(found, Entry):
+                    return found
+        return None
 
     def get_or_make(
         self,
@@ -139,21 +143,22 @@ class Store:
         CacheEntryError
             What was made cannot be kept, or did not pass the check.
         """
-        entry = self._hit(key)
+        entry = self.find(key)
         if entry is not None:
+            if not entry.read_only:
+                self._refresh(entry)
             return entry
-        return make_once(
-            Request(
-                place=Place(self._root, key, self._directory(self._root, key)),
-                make=make,
-                check=check,
-                look=lambda: self._hit(key),
-                expected_bytes=expected_bytes,
-                keep_free=self._min_free,
-                foreign_wait_s=self._foreign_wait_s,
-                tell=on_wait or _logger.warning,
-            )
+        request = Request(
+            root=self._root,
+            key=key,
+            make=make,
+            check=check,
+            expected_bytes=expected_bytes,
+            keep_free=self._min_free,
+            foreign_wait_s=self._foreign_wait_s,
+            tell=on_wait or _logger.warning,
         )
+        return make_once(request, lambda: self.find(key))
 
     def fingerprint(self, path: Path | str) -> str:
         """Return the xxh3-128 of a file's content, or of a folder's names and files.
@@ -177,14 +182,13 @@ class Store:
     def entries(self) -> Iterator[Entry]:
         """Yield all whole entries, of the root first; of all versions, in a fixed order."""
         for root in (self._root, *self._read_only_roots):
-            for digest, directory in walk_entries(root):
-                found = read(directory, digest, root=root, read_only=root != self._root)
+            for found in survey(root, read_only=root != self._root):
                 if isinstance(found, Entry):
                     yield found
 
     def unmanaged(self) -> Iterator[Path]:
         """Yield what others put among the entries of the root; it is never deleted."""
-        return map(Path, walk_unmanaged(self._root))
+        return (Path(path) for path, is_entry in walk(self._root) if not is_entry)
 
     def verify(
         self, select: Select | None = None, *, discard: bool = True
@@ -199,23 +203,20 @@ class Store:
             Move damaged entries of the root to the trash, to be built anew when asked for.
         """
         for root in (self._root, *self._read_only_roots):
-            for digest, directory in walk_entries(root):
-                found = read(directory, digest, root=root, read_only=root != self._root)
-                if isinstance(found, Entry):
-                    if select is not None and not select(found):
-                        continue
-                    damage = rehash(found)
-                    label, size_bytes = found.label, found.size_bytes
-                elif found is not None:
-                    damage, label, size_bytes = found, "", 0
+            for found in survey(root, read_only=root != self._root):
+                damage: Damage | None
+                if isinstance(found, Damage):
+                    label, size_bytes, damage = "", 0, found
+                elif select is None or select(found):
+                    label, size_bytes, damage = found.label, found.size_bytes, rehash(found)
                 else:
                     continue
-                gone = False
-                if damage is not None and discard and root == self._root:
-                    with suppress(OSError):
-                        gone = discard_entry(root, directory, damage.reason) is not None
                 problem = None if damage is None else damage.reason
-                yield Verification(Path(directory), label, size_bytes, problem, gone)
+                gone = False
+                if problem is not None and discard and root == self._root:
+                    with suppress(OSError):
+                        gone = throw_away(root, found.directory, problem) is not None
+                yield Verification(Path(found.directory), label, size_bytes, problem, gone)
 
     def plan_clear(self, select: Select | None = None, *, force: bool = False) -> ClearPlan:
         """Decide what clearing removes: entries, trash and what dead processes left.
@@ -228,35 +229,6 @@ class Store:
             Remove entries that were used in the last 24 hours too.
         """
         return plan_clear(self._root, select, unused_for_s=0.0 if force else _RECENT_S)
-
-    def _directory(self, root: str, key: Key) -> str:
-        return f"{root}/{key.location}"
-
-    def _hit(self, key: Key) -> Entry | None:
-        """Return a whole entry; throw a damaged one away, so that it can be made again."""
-        directory = self._directory(self._root, key)
-        found = read(directory, key.digest, root=self._root)
-        if isinstance(found, Entry):
-            self._refresh(found)
-            return found
-        if found is not None:
-            self._mend(key, found)
-        return self._find_elsewhere(key)
-
-    def _mend(self, key: Key, damage: Damage) -> None:
-        what = key.label or key.product
-        with explained(self._root, what):
-            discarded = discard_entry(self._root, damage.directory, damage.reason)
-        if discarded:
-            _logger.warning("The cached %s was damaged and is made again: %s.", what, damage.reason)
-
-    def _find_elsewhere(self, key: Key) -> Entry | None:
-        for root in self._read_only_roots:
-            with suppress(CacheDirError):
-                found = read(self._directory(root, key), key.digest, root=root, read_only=True)
-                if isinstance(found, Entry):
-                    return found
-        return None
 
     def _refresh(self, entry: Entry) -> None:
         """Note the use, and clear up after a builder that died between publishing and tidying."""
