@@ -134,6 +134,13 @@ def test_prefix__too_long_says_so(base):
     assert visible(base) == []
 
 
+def test_temp_names__a_mode_or_name_that_is_none_is_not_blamed_on_the_base(base):
+    for make in (lambda: make_temp_file(mode="q"), lambda: get_temp_dir("\ud800")):
+        with pytest.raises(ValueError, match=r"mode|encode"):
+            make()
+    assert list(base.iterdir()) == []
+
+
 def test_temp_file__stays_and_can_be_opened_by_name(base):
     with make_temp_file(suffix=".nii.gz", prefix="mask_") as file:
         file.write(b"abc")

@@ -342,6 +342,8 @@ def _make_in_temp_base(make: Callable[[str], T]) -> T:
                 return make(base)
         except (OSError, ValueError) as error:
             me.release(base)
+            if attempt and isinstance(error, ValueError):  # of the name or mode: the base is there
+                raise
             failure = locations.failure("tmp_dir", base, source, error)
             # A name may be taken, and a purge may take the base.
             again = getattr(error, "errno", None) in (errno.EEXIST, errno.ENOENT)
