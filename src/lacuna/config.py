@@ -189,7 +189,7 @@ def load_settings(
         that it may not.
     """
     path, unread = find_config_file(config)
-    site_path = find_site_file()
+    site_path = next(filter(os.path.isfile, site_candidates()), None)
     settings = _merge(
         read_config_file(site_path) if site_path else {},
         read_config_file(path) if path else {},
@@ -247,13 +247,8 @@ def find_config_file(
     return found, tuple(unread)
 
 
-def find_site_file() -> Path | None:
-    """Return the first existing file of `site_candidates`."""
-    return next((path for path in site_candidates() if os.path.isfile(path)), None)
-
-
 def site_candidates() -> tuple[Path, ...]:
-    """Return where an administrator may put defaults for all users."""
+    """Return where an administrator may put defaults for all; the first that exists is read."""
     listed = os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg"
     roots = [root for root in listed.split(os.pathsep) if os.path.isabs(root)]
     return tuple(Path(root, "lacuna", "config.yaml") for root in (*roots, "/etc"))
@@ -364,13 +359,12 @@ def _environment_layer() -> Layer:
 
 def _option_layer(cache_dir: Any, tmp_dir: Any, num_threads: int | None) -> Layer:
     """Return what the command line says; an empty string says nothing."""
-    options = {"cache_dir": cache_dir, "tmp_dir": tmp_dir, "num_threads": num_threads}
-    names = {"cache_dir": "--cache-dir", "tmp_dir": "--tmp-dir", "num_threads": "--threads"}
-    said = {key: value for key, value in options.items() if value}
-    return {
-        key: Stated(os.fspath(value) if key in _DIRECTORIES else value, names[key], os.getcwd())
-        for key, value in said.items()
-    }
+    options = (
+        ("cache_dir", "--cache-dir", os.fspath(cache_dir or "")),
+        ("tmp_dir", "--tmp-dir", os.fspath(tmp_dir or "")),
+        ("num_threads", "--threads", num_threads),
+    )
+    return {key: Stated(value, name, os.getcwd()) for key, name, value in options if value}
 
 
 def _named_file(named: str, chosen_by: str) -> Path:

@@ -21,6 +21,7 @@ from lacuna.cli.options import (
 )
 from lacuna.cli.tractogram import add_index_options, find_tractogram, report_grid, show_progress
 from lacuna.errors import CacheError, OptionError
+from lacuna.utils.cache import describe
 
 if TYPE_CHECKING:
     from lacuna.store import ClearPlan, Entry
@@ -32,7 +33,6 @@ _SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
     "size": lambda entry: -entry.size_bytes,
     "label": lambda entry: entry.label,
 }
-_LOCATIONS = ("cache", "tdi", "transforms", "temp")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -46,14 +46,7 @@ def add_parser(subparsers: Any) -> None:
         added.set_defaults(action=action, **({"needs": "settings"} | needs))
         return added
 
-    where = add("dir", _dir, "Print where the cache is.")
-    where.add_argument(
-        "which",
-        nargs="?",
-        choices=_LOCATIONS,
-        default="cache",
-        help="another location: tdi, transforms, or temp for scratch",
-    )
+    add("dir", _dir, "Print where the cache is.")
     add("info", _info, "Print the locations, who chose them, and what they hold.")
 
     listing = add("list", _list, "List what the cache holds.")
@@ -61,7 +54,6 @@ def add_parser(subparsers: Any) -> None:
     listing.add_argument(
         "--sort", choices=_SORT_KEYS, default="used", help="by what (default: used, latest first)"
     )
-    listing.add_argument("--reverse", action="store_true", help="the other way round")
 
     verify = add("verify", _verify, "Read everything again and find damage.")
     _add_filters(verify)
@@ -108,19 +100,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _dir(args: argparse.Namespace) -> int:
-    locations = {location.name: location for location in _describe()}
+    locations = describe()
     if args.json:
-        print_json({name: location.path for name, location in locations.items()})
+        print_json({location.name: location.path for location in locations})
         return 0
-    location = locations[args.which]
-    if location.path is None:
-        raise CacheError(location.problem)
-    print(location.path)
+    if locations[0].path is None:
+        raise CacheError(locations[0].problem)
+    print(locations[0].path)
     return 0
 
 
 def _info(args: argparse.Namespace) -> int:
-    locations = _describe()
+    locations = describe()
     held = _what_is_held(args) if locations[0].exists else {}
     if args.json:
         found = {"files": args.settings.files, "files_not_read": args.settings.unread}
@@ -130,10 +121,9 @@ def _info(args: argparse.Namespace) -> int:
         print(f"{location.name}: {location.path or location.problem}")
         print(f"  chosen by: {location.source}")
         print(f"  {_state(location)}")
-    for name, total in held.get("buckets", {}).items():
+    shared = {f"shared, read only: {root}": held["shared"][root] for root in held.get("shared", ())}
+    for name, total in (held.get("buckets", {}) | shared).items():
         print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
-    for root, total in held.get("shared", {}).items():
-        print(f"shared, read only: {root}: {total['entries']} entries, {show_size(total['bytes'])}")
     if held.get("damaged"):
         print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
     if held.get("leftovers"):
@@ -149,15 +139,14 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _state(location: "Location") -> str:
-    facts = ["exists" if location.exists else "absent"]
-    facts.append("writable" if location.writable else "not writable")
-    if location.filesystem:
-        facts.append(location.filesystem)
-    if location.free_bytes is not None:
-        facts.append(f"{show_size(location.free_bytes)} free")
-    if location.free_inodes is not None:
-        facts.append(f"{location.free_inodes} inodes free")
-    return ", ".join(facts)
+    facts = (
+        "exists" if location.exists else "absent",
+        "writable" if location.writable else "not writable",
+        location.filesystem,
+        location.free_bytes is not None and f"{show_size(location.free_bytes)} free",
+        location.free_inodes is not None and f"{location.free_inodes} inodes free",
+    )
+    return ", ".join(fact for fact in facts if fact)
 
 
 def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
@@ -169,10 +158,8 @@ def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
     buckets = {name: {"entries": 0, "bytes": 0} for name in BUCKETS}
     shared: dict[str, dict[str, int]] = {}
     for entry in store.entries():
-        if entry.read_only:
-            total = shared.setdefault(str(entry.root), {"entries": 0, "bytes": 0})
-        else:
-            total = buckets[entry.bucket]
+        totals, name = (shared, str(entry.root)) if entry.read_only else (buckets, entry.bucket)
+        total = totals.setdefault(name, {"entries": 0, "bytes": 0})
         total["entries"] += 1
         total["bytes"] += entry.size_bytes
     plan = store.plan_clear(lambda _entry: False)
@@ -191,7 +178,7 @@ def _list(args: argparse.Namespace) -> int:
 
     select = _selection(args)
     chosen = [entry for entry in open_store(args.settings).entries() if select(entry)]
-    chosen.sort(key=_SORT_KEYS[args.sort], reverse=args.reverse)
+    chosen.sort(key=_SORT_KEYS[args.sort])
     if args.json:
         print_json([_as_json(entry) for entry in chosen])
     elif not chosen:
@@ -213,17 +200,12 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
+    names = ("label", "product", "bucket", "digest", "size_bytes", "made_in_s", "path", "read_only")
+    used = datetime.fromtimestamp(_used_at(entry), UTC).isoformat(timespec="seconds")
     return {
-        "label": entry.label,
-        "product": entry.product,
-        "bucket": entry.bucket,
-        "digest": entry.digest,
-        "size_bytes": entry.size_bytes,
-        "used": datetime.fromtimestamp(_used_at(entry), UTC).isoformat(timespec="seconds"),
+        **{name: getattr(entry, name) for name in names},
+        "used": used,
         "made": entry.meta["made"],
-        "made_in_s": entry.made_in_s,
-        "path": entry.path,
-        "read_only": entry.read_only,
     }
 
 
@@ -305,12 +287,6 @@ def _used_at(entry: "Entry") -> float:
         return entry.used_at
     except OSError:  # somebody clears the cache at this moment
         return time.time()
-
-
-def _describe() -> "list[Location]":
-    from lacuna.utils.cache import describe
-
-    return describe()
 
 
 def _warm(args: argparse.Namespace) -> int:

@@ -75,9 +75,9 @@ class _Version(argparse.Action):
     """Print the version; looked up only when asked for, as it reads the disk."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from lacuna import __version__
 
-        print(f"lacuna {version('lacuna-lnm')}")
+        print(f"lacuna {__version__}")
         parser.exit()
 
 
@@ -109,17 +109,15 @@ def _scratch_environment() -> Iterator[None]:
 
     with own_scratch(), temp_dir("lacuna_") as directory:
         ours = child_environment(directory)
-        before = {name: os.environ.get(name) for name in ours}
+        before = {name: os.environ[name] for name in ours if name in os.environ}
         os.environ.update(ours)
         tempfile.tempdir = None  # it remembers the directory of its first use
         try:
             yield
         finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            for name in ours:
+                os.environ.pop(name, None)
+            os.environ.update(before)
             tempfile.tempdir = None
 
 

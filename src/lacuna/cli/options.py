@@ -45,10 +45,7 @@ def size(text: str) -> int:
     """Return the bytes in a size such as ``500 MB``."""
     from lacuna.config import parse_size
 
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return parse_size(text)
 
 
 def duration(text: str) -> float:
