@@ -296,10 +296,7 @@ def parse_size(text: str | int) -> int:
 
 def available_cpus() -> int:
     """Return how many processors this process may use: its affinity and its cgroup's quota."""
-    if sys.platform == "linux":
-        n_cpus = len(os.sched_getaffinity(0))
-    else:
-        n_cpus = os.cpu_count() or 1
+    n_cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min([n_cpus, *_cgroup_quotas()]))
 
 

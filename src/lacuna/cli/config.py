@@ -57,24 +57,17 @@ def _show(args: argparse.Namespace) -> int:
     from lacuna.utils import cache
 
     settings = args.settings
-    shown = {key: (getattr(settings, key), settings.sources[key]) for key in KEYS}
+    shown = {
+        key: {"value": getattr(settings, key), "source": settings.sources[key]} for key in KEYS
+    }
     for location in cache.describe():
-        if location.name in _DIRECTORIES:
-            value = location.path or location.problem
-            shown[_DIRECTORIES[location.name]] = (value, location.source)
+        if key := _DIRECTORIES.get(location.name):
+            shown[key] = {"value": location.path or location.problem, "source": location.source}
     if args.json:
-        print_json(
-            {
-                "settings": {
-                    key: {"value": value, "source": source}
-                    for key, (value, source) in shown.items()
-                },
-                "files": settings.files,
-                "files_not_read": settings.unread,
-            }
-        )
+        files = {"files": settings.files, "files_not_read": settings.unread}
+        print_json({"settings": shown, **files})
         return 0
-    print_table((key, _text(key, value), source) for key, (value, source) in shown.items())
+    print_table((key, _text(key, said["value"]), said["source"]) for key, said in shown.items())
     print()
     for file in settings.files or ("none",):
         print(f"configuration file: {file}")
