@@ -136,6 +136,7 @@ def test_execute__figures_are_drawn_one_at_a_time(tract, masks, tmp_path):
 @pytest.mark.parametrize("kind", ["tck", "trx"])
 def test_execute__saved_streamlines_are_those_cut(tract, masks, tmp_path, kind):
     index, record = tract
+    record = dataclasses.replace(record, step_size_mm=1.0)
     plan = plan_batch(masks(one=5), tmp_path / "out", record, Choices(save_streamlines=kind))
     execute(plan, index)
     path = tmp_path / f"out/sub-one/dwi/sub-one_space-StudySpace_res-1_desc-cut_tractography.{kind}"
@@ -143,6 +144,7 @@ def test_execute__saved_streamlines_are_those_cut(tract, masks, tmp_path, kind):
     points, _ = saved.gather(np.arange(len(saved)))
     assert sorted(set(points[:, 1])) == [0, 1, 2, 3, 4]
     assert len(points) == 5 * 20
+    assert open_tractogram(path).step_size_mm == (1.0 if kind == "tck" else None)
     assert path.with_suffix(".json").is_file()
 
 

@@ -88,8 +88,10 @@ def test_reference__a_study_space_is_described_by_the_tractograms_sidecar(tmp_pa
     assert a_record(path, GRID).reference == "StudySpace: not a standard template"
 
 
-@pytest.mark.parametrize(("space", "code"), [("MNI152NLin6Asym", 4), ("AFQ", 2)])
-def test_nifti_code__only_templates_are_called_mni(space, code):
+@pytest.mark.parametrize(
+    ("space", "code"), [("MNI152NLin6Asym", 4), ("MNIColin27", 2), ("IXI549Space", 2), ("AFQ", 2)]
+)
+def test_nifti_code__only_the_mni152_templates_are_called_so(space, code):
     assert nifti_code(space) == code
 
 

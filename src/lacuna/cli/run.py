@@ -273,6 +273,7 @@ def _execute(
     record = replace(
         record,
         n_streamlines=opened.n_streamlines,
+        step_size_mm=opened.file.step_size_mm,
         pieces_per_step=index.map.upsample,
         cache_keys=opened.keys,
     )

@@ -300,7 +300,7 @@ def _run_lesion(
     said = sidecars(record, lesion, outputs.lesion.path, warnings)
     _write_images(result, lesion, outputs, said)
     if choices.save_streamlines:
-        _write_streamlines(result, outputs, choices.save_streamlines, said["cut"])
+        _write_streamlines(result, outputs, choices.save_streamlines, record, said["cut"])
     if draw is not None:
         png = draw(result, lesion, outputs.lesion.path.name)
         with replacing(outputs.path("disconnection", "map", ".png")) as stream:
@@ -338,12 +338,13 @@ def _write_streamlines(
     result: Disconnection,
     outputs: LesionOutputs,
     kind: Literal["tck", "trx"],
+    record: RunRecord,
     said: Mapping[str, Any],
 ) -> None:
     points, offsets = result.index.streamlines.gather(result.cut_ids)
     path = outputs.path("cut", "tractography", f".{kind}")
     if kind == "tck":
-        save_tck(path, points, offsets)
+        save_tck(path, points, offsets, step_size_mm=record.step_size_mm)
     else:
         save_trx(path, points, offsets, result.grid)
     write_json(outputs.path("cut", "tractography", ".json"), said)

@@ -174,6 +174,11 @@ class _Products:
             raise OptionError(f"Upsampling is part of rule mrtrix only, not of rule {rule}.")
         return 1
 
+    def warn(self) -> None:
+        """Say what is odd about the tractogram, whether it was just read or comes from the cache."""
+        for warning in self.file.warnings:
+            logger.warning("%s: %s", self.name, warning)
+
     def told(self, what: str) -> building.Progress | None:
         """Return the callback of one pass."""
         return None if self.progress is None else partial(self.progress, what)
@@ -192,8 +197,6 @@ class _Products:
 
         def make(directory: Path) -> None:
             opened.append(open_tractogram(self.path))
-            for warning in opened[0].warnings:
-                logger.warning("%s: %s", self.name, warning)
             building.build_streamlines(
                 opened[0].streamlines,
                 directory,
@@ -250,6 +253,7 @@ def open_index(
         If the index would not fit.
     """
     products = _Products(store, Path(tractogram), threads, progress)
+    products.warn()
     mapped = products.map(grid, rule, upsample, to_come=products.missing_hits_bytes())
     index = Index(products.file.streamlines, products.parts, products.hits(), mapped)
     return OpenedIndex(
@@ -283,6 +287,7 @@ def make_tdi(
         Integer counts; sums with weights.
     """
     products = _Products(store, Path(tractogram), threads, progress)
+    products.warn()
     mapped = products.map(grid, rule, upsample)
     if weights is None:
         return spread(mapped, mapped.tdi.astype(np.int32))

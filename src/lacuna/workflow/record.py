@@ -50,6 +50,8 @@ class RunRecord:
         xxh3-128 of its content.
     n_streamlines
         Streamlines that it holds.
+    step_size_mm
+        Its header's ``step_size``, which cut streamlines keep.
     cache_keys
         Digest of each cache entry that was used.
     threads
@@ -74,6 +76,7 @@ class RunRecord:
     fingerprint: str
     upsample: int | None = None
     n_streamlines: int | None = None
+    step_size_mm: float | None = None
     cache_keys: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
     weights: Path | None = None
@@ -166,7 +169,7 @@ def find_reference(tractogram: Path) -> str | None:
 
 def nifti_code(space: str) -> Literal[2, 4]:
     """Return what NIfTI calls a space: 4 for the MNI152 templates, 2 for any other."""
-    return 4 if space in known_spaces() else 2
+    return 4 if space in known_spaces() and space.startswith("MNI152") else 2
 
 
 def sidecars(
