@@ -175,7 +175,7 @@ class _Products:
         return 1
 
     def warn(self) -> None:
-        """Say what is odd about the tractogram, whether it was just read or comes from the cache."""
+        """Say what is odd about the tractogram, also when it comes from the cache."""
         for warning in self.file.warnings:
             logger.warning("%s: %s", self.name, warning)
 
