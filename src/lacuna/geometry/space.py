@@ -78,6 +78,7 @@ _GRIDS: dict[str, tuple[Grid, ...]] = {
 }
 
 _ALIASES = {
+    "fsl": "MNI152NLin6Asym",
     "spm12": "IXI549Space",
     "spm8": "MNI152Lin",
     "ch2": "MNIColin27",
