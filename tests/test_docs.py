@@ -65,7 +65,7 @@ def commands_of(text: str) -> list[tuple[str, list[str]]]:
 
 def shape_of(line: str) -> str:
     """Return a line without what differs from run to run: numbers, spacing, the home."""
-    line = re.sub(r"\S*/\.cache/lacuna\S*", "<cache>", line.replace("~", str(Path.home())))
+    line = re.sub(r"\S*/\.?cache/lacuna\S*", "<cache>", line.replace("~", str(Path.home())))
     line = re.sub(r"\d+(?:[.,]\d+)*", "0", line)
     return re.sub(r"\s+", " ", line).strip()
 
