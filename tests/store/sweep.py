@@ -164,7 +164,7 @@ def check(root: Path, *, damage_allowed: bool) -> None:
         assert (directory / ".lacuna-cache").is_file(), f"{directory.name} has no marker"
         assert (directory / "CACHEDIR.TAG").read_text().startswith("Signature: 8a477f59")
     of_key = {name for name in leftovers(store) if KEY.digest in name}
-    # Died between creating a record beside the claim and signing it: goes when a minute old.
+    # Died between creating a record beside the claim and signing it: goes when it is old.
     assert all(is_unsigned(root / name) for name in of_key), of_key
     old = time.time() - 100
     for name in of_key:

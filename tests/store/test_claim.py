@@ -19,7 +19,7 @@ from tests.store.samples import (
 
 from lacuna.errors import CacheDirError
 from lacuna.store import Store
-from lacuna.store._claim import Claim, find_holder, poll_delays, set_aside
+from lacuna.store._claim import Claim, judge, poll_delays, set_aside
 from lacuna.utils.owner import current_owner
 
 
@@ -46,7 +46,7 @@ def test_claim__is_exclusive_and_free_again_after_release(root):
 def test_claim__holds_the_record_of_its_owner(root):
     digest = key_of().digest
     assert Claim(root, digest).take()
-    holder = find_holder(root, digest)
+    holder = judge(root, digest)
     assert (holder.token, holder.state) == (current_owner().token, "alive")
     assert str(holder) == f"process {os.getpid()} on {os.uname().nodename}"
 
@@ -55,22 +55,22 @@ def test_claim__release_leaves_the_claim_of_another_alone(root):
     digest = key_of().digest
     first, second = Claim(root, digest), Claim(root, digest)
     first.take()
-    set_aside(root, digest, find_holder(root, digest))
+    set_aside(root, digest, judge(root, digest))
     assert second.take()
-    theirs = find_holder(root, digest).claim
+    theirs = judge(root, digest).claim
     first.release()
-    assert find_holder(root, digest).claim == theirs
+    assert judge(root, digest).claim == theirs
 
 
 def test_set_aside__leaves_a_claim_that_is_not_the_one_judged(root):
     digest = key_of().digest
     first, second = Claim(root, digest), Claim(root, digest)
     first.take()
-    judged = find_holder(root, digest)
+    judged = judge(root, digest)
     first.release()
     second.take()
     set_aside(root, digest, judged)
-    assert find_holder(root, digest) is not None
+    assert judge(root, digest) is not None
 
 
 FORK = """
@@ -97,7 +97,7 @@ def test_claim__a_stage_that_stays_keeps_a_record(root):
     claim = Claim(root, digest)
     claim.take()
     claim.step_aside()
-    assert find_holder(root, digest) is None
+    assert judge(root, digest) is None
     assert [path.name for path in Path(root, ".claims").iterdir()] == [claim.name]
     claim.release()
     assert not list(Path(root, ".claims").iterdir())
@@ -143,11 +143,11 @@ def test_unsigned__a_claim_that_nobody_signs_is_waited_for_briefly(store, key, m
     claim.touch()
     started = time.monotonic()
     store.get_or_make(key, make)
-    assert 2 < time.monotonic() - started < 20
+    assert 4 < time.monotonic() - started < 20
     assert not leftovers(store)
 
 
-def test_unsigned__a_record_in_the_making_stays_until_it_is_a_minute_old(store, key, make):
+def test_unsigned__a_record_in_the_making_stays_until_it_is_old(store, key, make):
     beside = store.root / ".claims" / f"{key.digest}.somebodyaa.0"
     beside.parent.mkdir(parents=True)
     beside.touch()

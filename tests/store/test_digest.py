@@ -78,11 +78,6 @@ def test_digest__product_parameters_and_inputs_are_kept_apart():
     assert len({key.digest for key in keys}) == 4
 
 
-def test_key__keys_are_equal_when_their_digests_are():
-    assert Key("map", {"a": 1}) == Key("map", {"a": 1.0}, label="other")
-    assert len({Key("map", {"a": 1}), Key("map", {"a": 1.0})}) == 1
-
-
 def test_key__an_unknown_product_names_the_known_ones():
     with pytest.raises(OptionError, match="hits, map, streamlines, unpacked"):
         Key("maps")

@@ -214,7 +214,9 @@ def test_missing__an_error_of_the_place_is_no_miss(store, key, make):
     from lacuna.store._entry import _missing
 
     with pytest.raises(CacheDirError, match="LACUNA_CACHE_DIR") as caught:
-        _missing(OSError(errno.EACCES, "Permission denied"), str(store.root), META)
+        _missing(
+            OSError(errno.EACCES, "Permission denied"), str(store.root), str(store.root / META)
+        )
     assert caught.value.errno == errno.EACCES
 
 

@@ -5,11 +5,14 @@ rests on a claim but saved work: where two processes hold one, both build, and t
 publish wins. Who builds although another holds the claim leaves a record beside it.
 
 The stage of an attempt is named ``<digest>.<owner token>.<number>`` and is made after the record
-and removed before it, so that a record whose owner is dead speaks for every stage of that owner.
+and removed before it, so that a claim whose owner is dead speaks for every stage of that owner, and
+a record beside it for the stage of the same name.
 """
 
 import os
 import random
+import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from lacuna.utils.owner import read_record, verdict, write_record
 _FIRST_POLL_S = 0.02
 _LONGEST_POLL_S = 5.0
 _GROWTH = 1.4
+_UNSIGNED_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,12 @@ class Claim:
                 os.unlink(self._held[0])
         self._held = None
 
+    def remove_stage(self) -> None:
+        """Remove a stage that was kept, and its record; a forked child leaves both alone."""
+        if os.getpid() == self._pid:
+            shutil.rmtree(self.stage, ignore_errors=True)
+            self.release()
+
     def _write(self, path: str) -> None:
         write_record(path)
         self._held = path, _identity(os.stat(path))
@@ -113,21 +123,25 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def find_holder(root: str, digest: str) -> Holder | None:
-    """Return who holds the claim on a key, and whether that process lives."""
-    return judge(f"{root}/{CLAIMS}/{digest}")
+def judge(root: str, name: str) -> Holder | None:
+    """Return whose record lies among the claims, and whether that process lives.
 
-
-def judge(path: str) -> Holder | None:
-    """Return whose record lies in a file, and whether that process lives."""
+    A record that nobody signs for a while is a dead owner's: it died between creating the file and
+    writing into it, a moment later. One that cannot be *read* is another's, of whom nothing is
+    known.
+    """
+    path = f"{root}/{CLAIMS}/{name}"
     try:
         identity = _identity(os.lstat(path))
     except FileNotFoundError:
         return None
     record = read_record(path)
+    if record is None and os.access(path, os.R_OK):
+        # abs: the clock of a file server may be ahead, and to wait for it would take for ever.
+        is_old = abs(time.time() - identity[1] / 1e9) > _UNSIGNED_S
+        return Holder(identity, record, "dead" if is_old else "unsigned", "it was never signed")
     judged = verdict(record, path)
-    unsigned = record is None and os.access(path, os.R_OK)
-    return Holder(identity, record, "unsigned" if unsigned else judged.state, judged.reason)
+    return Holder(identity, record, judged.state, judged.reason)
 
 
 def set_aside(root: str, digest: str, holder: Holder) -> str:

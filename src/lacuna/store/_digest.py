@@ -11,16 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any
 
 from lacuna.errors import OptionError
 from lacuna.store.buckets import BUCKETS, PRODUCTS
-
-Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
-JsonLike: TypeAlias = (
-    "bool | int | float | str | list[JsonLike] | tuple[JsonLike, ...] "
-    "| Mapping[str, JsonLike] | None"
-)
 
 _EXACT_INTEGERS = 2.0**53
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -28,9 +22,7 @@ _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fals
 
 @dataclass(frozen=True, eq=False)
 class Key:
-    """What a cached thing is: the same key, the same content.
-
-    Two keys are equal when their digests are.
+    """What a cached thing is: the same digest, the same content.
 
     Parameters
     ----------
@@ -51,7 +43,7 @@ class Key:
     """
 
     product: str
-    parameters: Mapping[str, JsonLike] = field(default_factory=dict)
+    parameters: Mapping[str, object] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
 
@@ -62,31 +54,21 @@ class Key:
             raise OptionError(f"There is no cached product {self.product!r}; known are {known}.")
         _ = self.digest
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self.digest == other.digest
-
-    def __hash__(self) -> int:
-        return hash(self.digest)
-
     @cached_property
     def bucket(self) -> str:
         """The bucket in which the entry lies."""
         return PRODUCTS[self.product][0]
 
-    @property
-    def format_version(self) -> int:
-        """Version of the bucket's form on disk."""
-        return BUCKETS[self.bucket]
-
     @cached_property
     def location(self) -> str:
         """Where the entry lies below a root."""
-        return f"{self.bucket}/v{self.format_version}/{self.digest[:2]}/{self.digest}"
+        version = BUCKETS[self.bucket]
+        return f"{self.bucket}/v{version}/{self.digest[:2]}/{self.digest}"
 
     @cached_property
-    def identity(self) -> dict[str, Json]:
+    def identity(self) -> Any:
         """Everything that the digest covers, in canonical form."""
-        identity = canonical(
+        return canonical(
             {
                 "product": self.product,
                 "version": PRODUCTS[self.product][1],
@@ -94,8 +76,6 @@ class Key:
                 "inputs": self.inputs,
             }
         )
-        assert isinstance(identity, dict)
-        return identity
 
     @cached_property
     def digest(self) -> str:
@@ -103,7 +83,7 @@ class Key:
         return digest_of(self.identity)
 
 
-def canonical(value: JsonLike) -> Json:
+def canonical(value: object) -> Any:
     """Return a value in the one form in which equal values look alike.
 
     Raises
@@ -135,6 +115,6 @@ def canonical(value: JsonLike) -> Json:
     )
 
 
-def digest_of(identity: Json) -> str:
+def digest_of(identity: object) -> str:
     """Return the BLAKE2b-256 of canonical JSON, in hexadecimal digits."""
     return hashlib.blake2b(_encode(identity).encode("ascii"), digest_size=32).hexdigest()

@@ -24,10 +24,7 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # never hang on a fifo
 _FIRST_READ = 1 << 16
 _READ_CAP = 1 << 24
 _LOOKS = 3
-_REGULAR = stat.S_IFREG
-_FORMAT_MASK = 0o170000
 _BLOCK = 1 << 20
-_decode = json.JSONDecoder().decode
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -56,9 +53,6 @@ class Entry:
 
     def __exit__(self, *_: object) -> None:
         return None
-
-    def __repr__(self) -> str:
-        return f"<Entry {self.label or self.product} {self.digest[:12]} in {self.directory}>"
 
     @property
     def path(self) -> Path:
@@ -145,8 +139,7 @@ def read(
         except OSError as error:
             if error.errno == errno.ESTALE and look < _LOOKS - 1:
                 continue
-            name = os.path.relpath(error.filename, directory) if error.filename else META
-            found = _missing(error, directory, name)
+            found = _missing(error, directory, error.filename or f"{directory}/{META}")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             found = Damage(directory, f"{META} cannot be read")
         if not isinstance(found, Damage):
@@ -155,12 +148,12 @@ def read(
 
 
 def _read(directory: str, digest: str, root: str, read_only: bool) -> Entry | Damage | None:
-    meta = _decode(read_file(f"{directory}/{META}").decode())
+    meta = json.loads(read_file(f"{directory}/{META}").decode())
     if meta["digest"] != digest:
         return Damage(directory, f"{META} belongs to {str(meta['digest'])[:12]}")
     for name, fact in meta["files"].items():
         status = os.lstat(f"{directory}/{name}")
-        if status.st_mode & _FORMAT_MASK != _REGULAR:
+        if not stat.S_ISREG(status.st_mode):
             return Damage(directory, f"{name} is no longer a file")
         if status.st_size != fact["size"]:
             sizes = f"{status.st_size} bytes where {fact['size']} were written"
@@ -181,12 +174,15 @@ def read_file(path: str) -> bytes:
     return data
 
 
-def _missing(error: OSError, directory: str, name: str) -> Damage | None:
+def _missing(error: OSError, directory: str, path: str) -> Damage | None:
     """Tell a missing entry from one that lost files, and both from a place that fails."""
-    if error.errno == errno.ENOENT:
-        return Damage(directory, f"{name} is gone") if os.path.lexists(directory) else None
+    if error.errno == errno.ENOENT and not os.path.lexists(directory):
+        return None
     if error.errno == errno.ENOTDIR and not os.path.isdir(directory):
         return None  # somebody's file, which is not ours to throw away
+    name = os.path.relpath(path, directory)
+    if error.errno == errno.ENOENT:
+        return Damage(directory, f"{name} is gone")
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.EIO, errno.ENXIO):
         return Damage(directory, f"{name} cannot be read ({error.strerror})")
     raise CacheDirError(
@@ -201,11 +197,8 @@ def survey(root: str, *, read_only: bool = False) -> Iterator[Entry | Damage]:
     """Yield all that lies where entries lie, sorted; of a read-only root, what can be read."""
     try:
         for directory, is_entry in walk(root):
-            found = None
-            if is_entry:
-                digest = os.path.basename(directory)
-                found = read(directory, digest, root=root, read_only=read_only)
-            if found is not None:
+            digest = os.path.basename(directory)
+            if is_entry and (found := read(directory, digest, root=root, read_only=read_only)):
                 yield found
     except OSError:
         if not read_only:
@@ -218,14 +211,15 @@ def rehash(entry: Entry) -> Damage | None:
     if digest_of(entry.meta["key"]) != entry.digest:
         return Damage(directory, f"the key in {META} was altered")
     for name, fact in entry.meta["files"].items():
+        path = f"{directory}/{name}"
         try:
-            handle = os.open(f"{directory}/{name}", _READ)
+            handle = os.open(path, _READ)
             try:
                 found = hash_file(handle, fact["size"])
             finally:
                 os.close(handle)
         except OSError as error:
-            return _missing(error, directory, name)
+            return _missing(error, directory, path)
         if found != fact["xxh3_128"]:
             return Damage(directory, f"{name} no longer holds what was written (bit rot)")
     return None
@@ -241,13 +235,3 @@ def hash_file(handle: int, size: int = _BLOCK) -> str:
         digest.update(view[:count])
         offset += count
     return digest.hexdigest()
-
-
-def refresh(entry: Entry, every_s: float) -> None:
-    """Note that an entry was asked for, unless it was noted lately; never fails."""
-    path = f"{entry.directory}/{META}"
-    try:
-        if time.time() - os.stat(path).st_mtime > every_s:
-            os.utime(path, follow_symlinks=False)
-    except OSError:
-        return

@@ -17,10 +17,9 @@ import xxhash
 
 from lacuna.errors import InputError
 from lacuna.store._entry import hash_file, read_file
-from lacuna.store._layout import MEMO, listing, make_directory, prepare_root, write_in_place
+from lacuna.store._layout import MEMO, listing, make_directory, prepare_root, write_file
 
 _UNTRUSTED_S = 2.0
-_ATTEMPTS = 3
 
 Stat: TypeAlias = tuple[int, int, int, int]
 
@@ -103,7 +102,7 @@ class Fingerprints:
             with suppress(OSError):
                 make_directory(directory)
                 if _is_our_own(directory):
-                    write_in_place(_memo(directory, real), text)
+                    write_file(_memo(directory, real), text)
                     return
 
 
@@ -123,15 +122,12 @@ def _is_our_own(directory: str) -> bool:
 
 
 def _read_whole(path: str) -> tuple[str, Stat]:
-    for _ in range(_ATTEMPTS):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            before = _facts(os.fstat(handle))
-            digest = hash_file(handle)
-            if _facts(os.fstat(handle)) == before:
-                return digest, before
-        finally:
-            os.close(handle)
-    raise InputError(
-        f"{path} changed each of the {_ATTEMPTS} times it was read. Wait until it is complete."
-    )
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        before = _facts(os.fstat(handle))
+        digest = hash_file(handle)
+        if _facts(os.fstat(handle)) != before:
+            raise InputError(f"{path} changed while it was read. Wait until it is complete.")
+    finally:
+        os.close(handle)
+    return digest, before

@@ -21,6 +21,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from lacuna.errors import CacheDirError
 from lacuna.store.buckets import BUCKETS
@@ -34,8 +35,10 @@ STAGE, TRASH, CLAIMS, MEMO = ".stage", ".trash", ".claims", ".memo"
 
 _OURS = frozenset((*BUCKETS, SCRATCH, STAGE, TRASH, CLAIMS, MEMO, ".kernels", ".leases", ".pins"))
 _MARKER_TEXT = b"Entries below this directory belong to Lacuna's cache, which may delete them.\n"
-_TAG_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
-_TAG_TEXT = _TAG_SIGNATURE + b"\n# Made by Lacuna; see https://bford.info/cachedir/\n"
+_TAG_TEXT = (
+    b"Signature: 8a477f597d28d172789f06886806bc55\n"
+    b"# Made by Lacuna; see https://bford.info/cachedir/\n"
+)
 
 _LEVELS = (re.compile(r"v\d+"), re.compile(r"[0-9a-f]{2}"), re.compile(r"[0-9a-f]{64}"))
 _TEMPORARY = re.compile(r"[0-9a-f]{64}(\.[\w.-]+)?")
@@ -67,32 +70,35 @@ def make_directory(path: str) -> None:
     CacheDirError
         Something else has the name: a file, or a link.
     """
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        if stat.S_ISDIR(os.lstat(path).st_mode):
-            return
+    if not os.path.lexists(path):
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
         raise CacheDirError(
             errno.ENOTDIR,
             f"{path} is a link or a file, where the cache needs a directory. Move it away; to "
             "keep the cache elsewhere, set cache_dir, LACUNA_CACHE_DIR or --cache-dir.",
             path,
-        ) from None
+        )
 
 
-def write_in_place(path: str, data: bytes, *, below: int | None = None) -> None:
-    """Write a small private file that may be half-written for a moment; never through a link."""
+def write_file(path: str, data: bytes, *, below: int | None = None, sync: bool = False) -> None:
+    """Write a small private file, where another may see half of it; never through a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     handle = os.open(path, flags, 0o600, dir_fd=below)
     try:
-        os.write(handle, data)
+        while data:
+            data = data[os.write(handle, data) :]
+        if sync:
+            os.fsync(handle)
     finally:
-        os.close(handle)
+        os.close(handle)  # an error here is the file server's last chance to say "quota"
 
 
 def prepare_root(root: str) -> None:
     """Make the root, and mark it if it is ours alone."""
-    os.makedirs(root, 0o700, exist_ok=True)
+    if not os.path.isdir(root):
+        os.makedirs(root, 0o700, exist_ok=True)
     _mark(root, _is_ours)
 
 
@@ -128,8 +134,8 @@ def _mark(directory: str, is_ours: "Callable[[os.DirEntry[str]], bool]") -> bool
     except PermissionError:
         return False  # what cannot be looked at is somebody's
     # The tag first: a directory with our marker is complete, whenever we die.
-    write_in_place(f"{directory}/{TAG}", _TAG_TEXT)
-    write_in_place(f"{directory}/{MARKER}", _MARKER_TEXT)
+    write_file(f"{directory}/{TAG}", _TAG_TEXT)
+    write_file(f"{directory}/{MARKER}", _MARKER_TEXT)
     return True
 
 

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from lacuna.errors import CacheEntryError
-from lacuna.store._claim import Claim, find_holder, poll_delays, set_aside
+from lacuna.store._claim import Claim, judge, poll_delays, set_aside
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
-from lacuna.store._layout import META, listing, prepare
+from lacuna.store._layout import META, listing, prepare, write_file
 from lacuna.store._removal import discard, sweep
 from lacuna.store._space import explained, full_error, require_space
 
@@ -35,7 +35,6 @@ _logger = logging.getLogger(__name__)
 _FORMAT = 1
 _HASH_WHILE_SYNCING_BYTES = 1 << 23
 _LOOKS_FOR_WINNER = 5
-_UNSIGNED_WAIT_S = 2.0
 
 Make = Callable[[Path], None]
 
@@ -99,13 +98,11 @@ def make_once(request: Request, look: Callable[[], Entry | None]) -> Entry:
     claim = Claim(request.root, request.key.digest)
     is_kept = False
     try:
-        entry = _wait(request, claim, look)
-        if entry is None:
-            _clear_up(request)
-            entry = build(request, claim.stage)
+        entry = _wait(request, claim, look) or _look_again(request) or build(request, claim.stage)
         is_kept = entry.directory == claim.stage
         if is_kept:
-            _keep_until_exit(claim)
+            claim.step_aside()
+            atexit.register(claim.remove_stage)
         return entry
     finally:
         if not is_kept:
@@ -121,20 +118,19 @@ def _wait(request: Request, claim: Claim, look: Callable[[], Entry | None]) -> E
         with request.explained():
             prepare(root, request.key.location)  # each time: a cache may be removed meanwhile
             if claim.take():
-                return look()
-            holder = find_holder(root, digest)
+                return None
+            holder = judge(root, digest)
         if holder is None:
             continue
         is_new = holder.claim != seen
         if is_new:
             seen, since = holder.claim, time.monotonic()
         waited = time.monotonic() - since
-        is_unsigned = holder.state == "unsigned"
-        if holder.state == "dead" or (is_unsigned and waited > _UNSIGNED_WAIT_S):
+        if holder.state == "dead":
             with request.explained():
                 set_aside(root, digest, holder)
             continue
-        if is_new and not is_unsigned:
+        if is_new and holder.state != "unsigned":
             request.tell(f"Waiting for {what}: {holder} is building it.")
         if holder.state == "unknown" and waited > request.foreign_wait_s:
             request.tell(
@@ -151,33 +147,23 @@ def _wait(request: Request, claim: Claim, look: Callable[[], Entry | None]) -> E
     return None
 
 
-def _clear_up(request: Request) -> None:
-    """Make room: for a damaged entry only whoever holds the claim may throw it away.
+def _look_again(request: Request) -> Entry | None:
+    """Return the entry, if it came after all; else make room for it.
 
-    Whoever merely reads may have seen the damage before another mended it.
+    Only whoever holds the claim throws a damaged entry away: a mere reader may have looked at it
+    before another mended it.
     """
-    damage = request.read()
-    if isinstance(damage, Damage):
-        with request.explained():
-            if discard(request.root, damage.directory, damage.reason):
-                message = "The cached %s was damaged and is made again: %s."
-                _logger.warning(message, request.what, damage.reason)
-    sweep(request.root, request.key.digest)
+    found = request.read()
+    if isinstance(found, Entry):
+        return found
+    with request.explained():
+        if found and discard(request.root, found.directory, found.reason):
+            message = "The cached %s was damaged and is made again: %s."
+            _logger.warning(message, request.what, found.reason)
+    sweep(request.root, f"{request.key.digest}.")  # the claim itself is ours, or has to stay
     if request.expected_bytes is not None:
         require_space(request.root, request.what, request.expected_bytes, request.keep_free)
-
-
-def _keep_until_exit(claim: Claim) -> None:
-    """Keep our own copy, which lost to an entry that cannot be seen from here, while we live."""
-    claim.step_aside()
-    pid = os.getpid()
-
-    def remove() -> None:
-        if os.getpid() == pid:
-            shutil.rmtree(claim.stage, ignore_errors=True)
-            claim.release()
-
-    atexit.register(remove)
+    return None
 
 
 def build(request: Request, stage: str) -> Entry:
@@ -205,7 +191,8 @@ def build(request: Request, stage: str) -> Entry:
         _check(request.check, stage, request.what)
         meta = _describe(request.key, files, time.perf_counter() - started)
         with request.explained():
-            _write(f"{stage}/{META}", json.dumps(meta, separators=(",", ":")).encode())
+            sidecar = json.dumps(meta, separators=(",", ":")).encode()
+            write_file(f"{stage}/{META}", sidecar, sync=True)
             return _publish(request, stage, meta)
     except BaseException:
         shutil.rmtree(stage, ignore_errors=True)
@@ -294,16 +281,6 @@ def _describe(key: Key, files: dict[str, dict[str, Any]], seconds: float) -> dic
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "seconds": round(seconds, 3),
     }
-
-
-def _write(path: str, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        while data:
-            data = data[os.write(handle, data) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _publish(request: Request, stage: str, meta: dict[str, Any]) -> Entry:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
-from lacuna.store._claim import Holder, find_holder, judge, set_aside
+from lacuna.store._claim import judge, set_aside
 from lacuna.store._entry import Damage, Entry, read, survey
 from lacuna.store._layout import (
     CLAIMS,
@@ -27,11 +27,10 @@ from lacuna.store._layout import (
     listing,
     make_directory,
     temporary_name,
-    write_in_place,
+    write_file,
 )
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
-_UNSIGNED_AFTER_S = 60.0
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 Select = Callable[[Entry], bool]
@@ -64,22 +63,22 @@ def discard(root: str, directory: str, reason: str) -> str | None:
         raise
     # A full disk must not keep it from being thrown away.
     with suppress(OSError), _opened(root, TRASH, name) as thrown:
-        write_in_place("reason.json", json.dumps({"reason": reason}).encode(), below=thrown)
+        write_file("reason.json", json.dumps({"reason": reason}).encode(), below=thrown)
     return name
 
 
-def sweep(root: str, digest: str) -> None:
-    """Remove what dead owners left of a key."""
-    for leftover in find_leftovers(root, digest):
+def sweep(root: str, start: str) -> None:
+    """Remove what dead owners left under names that begin so: with a key's digest."""
+    for leftover in find_leftovers(root, start):
         remove_leftover(root, leftover)
 
 
-def find_leftovers(root: str, digest: str = "") -> list[str]:
+def find_leftovers(root: str, start: str = "") -> list[str]:
     """Return trash, and records whose owner is proven dead, as paths below the root."""
-    found = [f"{TRASH}/{name}" for name in _names(root, TRASH, digest)]
-    for name in _names(root, CLAIMS, digest):
-        holder = judge(f"{root}/{CLAIMS}/{name}")
-        if holder is not None and _is_abandoned(holder):
+    found = [f"{TRASH}/{name}" for name in _names(root, TRASH, start)]
+    for name in _names(root, CLAIMS, start):
+        holder = judge(root, name)
+        if holder is not None and holder.state == "dead":
             found.append(f"{CLAIMS}/{name}")
     return found
 
@@ -89,14 +88,15 @@ def remove_leftover(root: str, leftover: str) -> None:
     place, name = leftover.split("/")
     with suppress(OSError):
         if "." not in name:
-            holder = find_holder(root, name)
-            if holder is None or not _is_abandoned(holder):
+            holder = judge(root, name)
+            if holder is None or holder.state != "dead":
                 return
             make_directory(f"{root}/{TRASH}")
             place, name = TRASH, set_aside(root, name, holder)
-        if place == CLAIMS or name.endswith(".claim"):
-            digest, token, _ = name.split(".")
-            for stage in _names(root, STAGE, f"{digest}.{token}."):
+        if place == CLAIMS:
+            _remove(root, STAGE, name)
+        elif name.endswith(".claim"):
+            for stage in _names(root, STAGE, name.removesuffix("claim")):
                 _remove(root, STAGE, stage)
         _remove(root, place, name)
 
@@ -107,13 +107,6 @@ def _remove(root: str, place: str, name: str) -> None:
             shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
         else:
             os.unlink(name, dir_fd=fd)
-
-
-def _is_abandoned(holder: Holder) -> bool:
-    if holder.state == "unsigned":
-        # Its owner died between creating the file and writing into it, a moment later.
-        return time.time() - holder.claim[1] / 1e9 > _UNSIGNED_AFTER_S
-    return holder.state == "dead"
 
 
 def _names(root: str, place: str, start: str) -> list[str]:
@@ -128,9 +121,9 @@ def _leftover_size(root: str, leftover: str) -> int:
     place, name = leftover.split("/")
     if place == TRASH:
         return _tree_size(f"{root}/{leftover}")
-    holder = judge(f"{root}/{leftover}")
+    holder = judge(root, name)
     token = holder.token if holder else ""
-    stages = _names(root, STAGE, f"{name.partition('.')[0]}.{token}.")
+    stages = _names(root, STAGE, name if "." in name else f"{name}.{token}.")
     return sum(_tree_size(f"{root}/{STAGE}/{stage}") for stage in stages)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from lacuna.errors import CacheDirError
 from lacuna.store._digest import Key
-from lacuna.store._entry import Damage, Entry, read, refresh, rehash, survey
+from lacuna.store._entry import Damage, Entry, read, rehash, survey
 from lacuna.store._fingerprint import Fingerprints
-from lacuna.store._layout import walk
+from lacuna.store._layout import META, walk
 from lacuna.store._publish import Make, Request, make_once
 from lacuna.store._removal import ClearPlan, Select, plan_clear, sweep
 from lacuna.store._removal import discard as throw_away
@@ -236,5 +236,7 @@ class Store:
         last = self._refreshed.get(entry.digest)
         if last is None or now - last > _REFRESH_EVERY_S:
             self._refreshed[entry.digest] = now
-            refresh(entry, _REFRESH_EVERY_S)
+            with suppress(OSError):
+                if time.time() - entry.used_at > _REFRESH_EVERY_S:
+                    os.utime(f"{entry.directory}/{META}", follow_symlinks=False)
             sweep(self._root, entry.digest)
