@@ -234,3 +234,33 @@ def test_waiting__survives_that_somebody_removes_the_whole_cache(tmp_path, key, 
     store.get_or_make(key, make, on_wait=lambda _: shutil.rmtree(store.root))
     assert make.calls == 1
     assert store.find(key) is not None
+
+
+def test_claim__one_that_cannot_be_looked_at_is_not_left_to_block_its_own_process(
+    store, key, make, monkeypatch
+):
+    real = os.stat
+
+    def fail(path: str, **options: object) -> os.stat_result:
+        if "/.claims/" in str(path):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", fail)
+        with pytest.raises(CacheDirError):
+            store.get_or_make(key, make)
+    assert not leftovers(store)
+    store.get_or_make(key, make)
+    assert make.calls == 1
+
+
+def test_dead_owner__beside_a_claim_only_its_own_stage_is_removed(store, key, make):
+    record = dead_record()
+    leave_claim(store, key, record)
+    claim = store.root / ".claims" / key.digest
+    claim.rename(claim.with_name(f"{key.digest}.{record['token']}.0"))
+    other = store.root / ".stage" / f"{key.digest}.{record['token']}.1"
+    other.mkdir()
+    store.get_or_make(key, make)
+    assert leftovers(store) == {f".stage/{other.name}"}

@@ -112,7 +112,12 @@ class Claim:
 
     def _write(self, path: str) -> None:
         write_record(path)
-        self._held = path, _identity(os.stat(path))
+        try:
+            self._held = path, _identity(os.stat(path))
+        except BaseException:  # we live: nobody, nor we ourselves, would ever take it for left
+            with suppress(OSError):
+                os.unlink(path)
+            raise
 
     def _is_own(self, path: str, identity: tuple[int, int]) -> bool:
         # A fork inside the maker must not end the claim of its parent.
