@@ -164,6 +164,8 @@ class Disconnection:
     @cached_property
     def disconnection(self) -> NDArray[np.float32]:
         """Volume of ratios in [0, 1]; 0 where no streamline runs."""
+        if self.weighting is None:
+            return self.index.ratio_volume(self.cut_counts)
         return self.index.to_grid(self.ratios.astype(np.float32))
 
     @cached_property

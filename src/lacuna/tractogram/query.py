@@ -7,7 +7,6 @@ grids with centres on whole mm the cells *are* the voxels, and the line rule nee
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,8 @@ from lacuna.tractogram.rules import frame_of
 
 CELL_MARGIN_MM = 1e-3
 """Cells are widened by it before they count as inside or apart: more than rounding can move."""
+MOST_CELLS_CLEAR = 3
+"""Looking further around each cell costs more than it saves: steps over 6 mm are rare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,18 +65,14 @@ class LesionBox:
         """
         if mask.shape != grid.shape:
             raise LesionError(f"A mask of shape {mask.shape} does not fit a grid of {grid.shape}.")
-        stored = _lesioned_voxels(mask)
-        if not len(stored[0]):
-            raise LesionError("The lesion is empty: no voxel of the mask is set.")
+        spans = _spans(mask)
         turn = grid.orientation
-        at = [
-            grid.shape[axis] - 1 - stored[axis] if flip else stored[axis]
+        box = np.ascontiguousarray(turn.to_canonical(mask[spans]), np.uint8)
+        low = [
+            grid.shape[axis] - spans[axis].stop if flip else spans[axis].start
             for axis, flip in zip(turn.axes, turn.flips, strict=True)
         ]
-        low = np.array([axis.min() for axis in at], np.int64)
-        box = np.zeros([int(axis.max() - axis.min() + 1) for axis in at], np.uint8)
-        box[tuple(axis - first for axis, first in zip(at, low, strict=True))] = 1
-        return cls(grid, low, box, len(at[0]))
+        return cls(grid, np.array(low, np.int64), box, int(np.count_nonzero(box)))
 
     @cached_property
     def lattice_low(self) -> NDArray[np.int64] | None:
@@ -86,19 +83,27 @@ class LesionBox:
             return None
         return affine[:3, 3].astype(np.int64) + self.low
 
+    def world_box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the corners of an axis-aligned box around the lesion, mm RAS+."""
+        ends = [(-0.5, n - 0.5) for n in self.mask.shape]
+        corners = np.array(np.meshgrid(*ends)).reshape(3, -1).T
+        world = self.grid.canonical.to_world(corners + self.low).astype(np.float64)
+        return world.min(axis=0), world.max(axis=0)
 
-def _lesioned_voxels(mask: BoolArray) -> tuple[NDArray[np.intp], ...]:
-    """Return the stored indices of the set voxels, (n,) for each axis, in memory order."""
-    order: Literal["F", "C"] = "F" if mask.flags.f_contiguous else "C"
-    flat = mask.ravel(order=order).view(np.uint8)
-    words = flat[: len(flat) // 8 * 8].view(np.uint64)
-    found = np.empty(1 << 16, np.int64)
-    n = query.find_voxels(flat, words, found)
-    if n > len(found):
-        found = np.empty(n, np.int64)
-        query.find_voxels(flat, words, found)
-    voxels: tuple[NDArray[np.intp], ...] = np.unravel_index(found[:n], mask.shape, order)
-    return voxels
+
+def _spans(mask: BoolArray) -> tuple[slice, ...]:
+    """Return along each stored axis from where to where there are lesioned voxels."""
+    # Most of a mask is empty: planes are searched in memory order, as fast as memory is read.
+    is_fortran = mask.flags.f_contiguous
+    straight = mask.T if is_fortran else np.ascontiguousarray(mask)
+    planes = np.flatnonzero(np.any(straight.reshape(len(straight), -1), axis=1))
+    if not len(planes):
+        raise LesionError("The lesion is empty: no voxel of the mask is set.")
+    merged = np.any(straight[planes[0] : planes[-1] + 1], axis=0)
+    rows, columns = np.any(merged, axis=1), np.any(merged, axis=0)
+    found = planes, np.flatnonzero(rows), np.flatnonzero(columns)
+    spans = [slice(int(at[0]), int(at[-1]) + 1) for at in found]
+    return tuple(spans[::-1] if is_fortran else spans)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,13 +159,17 @@ class Index:
         lists = self.hits.offsets, self.hits.hits
         if self.map.rule == "segment":
             marking = low, shape, *lists, self.hits.start_offsets, self.hits.starts
-            query.mark_passing(state, query.CORE, *marking, bits)
+            eroded = _erode(state, 1)
+            query.mark_passing(state, eroded, query.CORE, *marking, bits)
             if lesion.lattice_low is None:
-                query.mark_passing(state, query.COVER, *marking, maybe)
+                query.mark_passing(state, eroded, query.COVER, *marking, maybe)
         else:
             query.mark_vertices(state, low, shape, *lists, bits, maybe)
         maybe &= ~bits
-        self._refine(members(maybe), lesion, frame, box_low, bits)
+        candidates = members(maybe)
+        if len(candidates):
+            near = self._near(state, low)
+            self._refine(candidates, lesion, frame, near, box_low, bits)
         return members(bits)
 
     def count(self, ranks: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -190,6 +199,16 @@ class Index:
         """Spread values (n_visited,) over the report grid as stored, zero elsewhere."""
         return spread(self.map, values)
 
+    def ratio_volume(self, counts: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return counts (n_visited,) over those of all streamlines, on the report grid as stored.
+
+        0 where no streamline runs.
+        """
+        turned = self.map.grid.canonical
+        volume = np.zeros(turned.n_voxels, np.float32)
+        query.spread_ratios(counts, self.map.tdi, self.map.voxels, volume)
+        return self.map.grid.orientation.from_canonical(volume.reshape(turned.shape))
+
     def _cells_of(self, lesion: LesionBox) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the states of the lattice cells around a lesion, and the first of these cells."""
         lattice_low = self.hits.lattice.affine[:3, 3].astype(np.int64)
@@ -216,17 +235,33 @@ class Index:
         shape = np.array(cropped.shape, np.int64)
         return frame._replace(matrix_single=single, shape=shape), lesion.low - first
 
+    def _near(self, state: NDArray[np.uint8], low: NDArray[np.int64]) -> query.Near:
+        """Return where points of streamlines need an exact look.
+
+        Parameters
+        ----------
+        state, low
+            As `_cells_of` returns them.
+        """
+        reach = min(int(self.parts.largest_step_mm[0] / 2) + 1, MOST_CELLS_CLEAR)
+        clear = np.full(np.add(state.shape, 2 * reach), query.CORE, np.uint8)
+        clear[(slice(reach, -reach),) * 3] -= state
+        first = low + self.hits.lattice.affine[:3, 3] - reach
+        longest = 2 * (reach - CELL_MARGIN_MM)
+        return query.Near(
+            (float(first[0]), float(first[1]), float(first[2])), _erode(clear, reach), longest
+        )
+
     def _refine(
         self,
         candidates: NDArray[np.int64],
         lesion: LesionBox,
         frame: Frame,
+        near: query.Near,
         box_low: NDArray[np.int64],
         bits: NDArray[np.uint64],
     ) -> None:
         """Set the bits of those candidates that the lesion cuts, by their points."""
-        if not len(candidates):
-            return
         ids = self.parts.order[candidates]
         some = Streamlines(
             self.streamlines.words,
@@ -238,7 +273,7 @@ class Index:
         walk = longest_walk(self.parts, lesion.grid)
         for block in blocks(some, np.arange(len(some))):
             ranks = candidates[block.numbers]
-            query.refine(block, ranks, frame, box_low, lesion.mask, walk, bits)
+            query.refine(block, ranks, frame, near, box_low, lesion.mask, walk, bits)
 
 
 def check_weights(weights: FloatArray, n_streamlines: int) -> NDArray[np.float64]:
@@ -294,15 +329,36 @@ def members(bits: NDArray[np.uint64]) -> NDArray[np.int64]:
     return found
 
 
+def _erode(state: NDArray[np.uint8], reach: int) -> NDArray[np.uint8]:
+    """Return the lowest level within so many cells of each; `OUTSIDE` at the edge of the box."""
+    for axis in range(3):
+        n = state.shape[axis] - 2 * reach
+        eroded = np.zeros_like(state)
+        if n > 0:
+            shifted = [
+                state[(slice(None),) * axis + (slice(shift, shift + n),)]
+                for shift in range(2 * reach + 1)
+            ]
+            inner = eroded[(slice(None),) * axis + (slice(reach, reach + n),)]
+            np.minimum(shifted[0], shifted[1], out=inner)
+            for other in shifted[2:]:
+                np.minimum(inner, other, out=inner)
+        state = eroded
+    return state
+
+
 def _classify(lesion: LesionBox) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return core, cover and outside for the 1 mm cells around a lesion on any grid."""
     canonical = lesion.grid.canonical
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in lesion.mask.shape])).reshape(3, -1).T
-    world = canonical.to_world(corners + lesion.low)
-    around = Grid.over_box(world.min(axis=0) - 0.1, world.max(axis=0) + 0.1, 1.0)
+    world_low, world_high = lesion.world_box()
+    around = Grid.over_box(world_low - 0.1, world_high + 0.1, 1.0)
     low = around.affine[:3, 3].astype(np.int64)
     matrix = canonical.voxel_from_world[:3].copy()
     matrix[:, 3] -= lesion.low
     state = np.empty(around.shape, np.uint8)
-    query.classify_cells(query.sum_table(lesion.mask), matrix, low, CELL_MARGIN_MM, state)
+    if np.count_nonzero(matrix[:, :3]) == 3:
+        query.classify_aligned_cells(lesion.mask, matrix, low, CELL_MARGIN_MM, state)
+    else:
+        table = query.sum_table(lesion.mask)
+        query.classify_cells(table, matrix, low, CELL_MARGIN_MM, state)
     return state, low

@@ -70,26 +70,32 @@ NEAR_FACE = UNITS // 1000 + 1
 
 
 @njit(nogil=True)
+def load_point(block: Block, s: int, p: int) -> tuple[np.float32, np.float32, np.float32]:
+    """Return one point of one streamline, mm RAS+."""
+    words, m = block.words, block.world
+    at = block.firsts[s] + p * block.stride
+    x, y, z = words[at], words[at + 1], words[at + 2]
+    if not block.moved:
+        return x, y, z
+    return (
+        np.float32(m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]),
+        np.float32(m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]),
+        np.float32(m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]),
+    )
+
+
+@njit(nogil=True)
 def load_points(
     block: Block,
     s: int,
     points: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Copy one streamline's points, mm RAS+, into a buffer; return it, or a larger one."""
-    world, words = block.world, block.words
     count = block.counts[s]
     if count > len(points):
         points = np.empty((2 * count, 3), np.float32)
     for p in range(count):
-        at = block.firsts[s] + p * block.stride
-        x, y, z = words[at], words[at + 1], words[at + 2]
-        if block.moved:
-            for axis in range(3):
-                points[p, axis] = (
-                    world[axis, 0] * x + world[axis, 1] * y + world[axis, 2] * z + world[axis, 3]
-                )
-        else:
-            points[p, 0], points[p, 1], points[p, 2] = x, y, z
+        points[p, 0], points[p, 1], points[p, 2] = load_point(block, s, p)
     return points
 
 

@@ -3,6 +3,8 @@
 Sets of streamlines are bit sets: one bit per streamline, 64 to a word.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
@@ -16,12 +18,14 @@ from lacuna.tractogram._kernels.build import (
     SURE_VERTEX,
     Block,
     Frame,
-    load_points,
+    load_point,
 )
 from lacuna.tractogram._kernels.mrtrix import voxel_mrtrix
 from lacuna.tractogram._kernels.segment import (
     FRACTION_BITS,
+    Units,
     _walk,
+    flat_voxel,
     to_units,
     voxel_of_point,
 )
@@ -30,28 +34,20 @@ OUTSIDE, COVER, CORE = 0, 1, 2
 """How a lattice cell lies to a lesion: apart from it; touching it; wholly inside it."""
 
 
-@njit(nogil=True)
-def find_voxels(
-    mask: NDArray[np.uint8], words: NDArray[np.uint64], found: NDArray[np.int64]
-) -> int:
-    """Write the places of the nonzero bytes, as far as there is room; return how many there are.
+ZERO = np.float32(0)
 
-    `words` is the front of the mask eight bytes at a time: most of a brain is not lesion.
+
+class Near(NamedTuple):
+    """What is near a lesion: most points of a streamline are not, and need no exact look.
+
+    `clear` is `CORE` in 1 mm cells from which the lesion is at least half of `longest_mm` away,
+    further than rounding can move a point; it begins at the cell centred at `first`, mm. So is
+    all that lies beyond these cells.
     """
-    n = 0
-    for w in range(len(words)):
-        if words[w]:
-            for at in range(8 * w, 8 * w + 8):
-                if mask[at]:
-                    if n < len(found):
-                        found[n] = at
-                    n += 1
-    for at in range(8 * len(words), len(mask)):
-        if mask[at]:
-            if n < len(found):
-                found[n] = at
-            n += 1
-    return n
+
+    first: tuple[float, float, float]
+    clear: NDArray[np.uint8]
+    longest_mm: float
 
 
 @njit(nogil=True)
@@ -132,23 +128,60 @@ def classify_cells(
 
 
 @njit(nogil=True)
-def _is_inner(state: NDArray[np.uint8], i: int, j: int, k: int, level: int) -> bool:
-    """Tell whether all 26 neighbours of a cell, none at the edge, reach the level too."""
-    if i == 0 or j == 0 or k == 0:
-        return False
-    if i + 1 == state.shape[0] or j + 1 == state.shape[1] or k + 1 == state.shape[2]:
-        return False
-    for a in range(i - 1, i + 2):
-        for b in range(j - 1, j + 2):
-            for c in range(k - 1, k + 2):
-                if state[a, b, c] < level:
-                    return False
-    return True
+def classify_aligned_cells(
+    mask: NDArray[np.uint8],
+    matrix: NDArray[np.float64],
+    low_cell: NDArray[np.int64],
+    margin_mm: float,
+    state: NDArray[np.uint8],
+) -> None:
+    """Do what `classify_cells` does for a grid whose axes are those of the world.
+
+    The voxels that a cell touches are then a span along each axis, the same for all cells of a
+    plane: a cell touches lesion, or healthy voxels, if one of its planes does, and so on.
+
+    Parameters
+    ----------
+    mask : (ni, nj, nk)
+        The lesion's box.
+    """
+    spans = np.empty((3, max(state.shape), 2), np.int64)
+    for axis in range(3):
+        half = abs(matrix[axis, axis]) * (0.5 + margin_mm) - 0.5
+        for c in range(state.shape[axis]):
+            middle = matrix[axis, axis] * (low_cell[axis] + c) + matrix[axis, 3]
+            spans[axis, c, 0] = int(np.ceil(middle - half)) - 1
+            spans[axis, c, 1] = int(np.floor(middle + half)) + 1
+    # Bit 0: touches lesion, bit 1: touches what is not.
+    touched = np.where(mask > 0, np.uint8(1), np.uint8(2))
+    planes = np.empty((state.shape[0], mask.shape[1], mask.shape[2]), np.uint8)
+    for a in range(len(planes)):
+        _merge(touched, spans[0, a], planes[a])
+    lines = np.empty((state.shape[1], mask.shape[2]), np.uint8)
+    for a in range(len(planes)):
+        for b in range(len(lines)):
+            _merge(planes[a], spans[1, b], lines[b])
+        for b in range(len(lines)):
+            for c in range(state.shape[2]):
+                first, last = spans[2, c, 0], spans[2, c, 1]
+                found = np.uint8(2 if first < 0 or last >= mask.shape[2] else 0)
+                for k in range(max(first, 0), min(last + 1, mask.shape[2])):
+                    found |= lines[b, k]
+                state[a, b, c] = CORE if found == 1 else (OUTSIDE if found == 2 else COVER)
+
+
+@njit(nogil=True)
+def _merge(layers: NDArray[np.uint8], span: NDArray[np.int64], merged: NDArray[np.uint8]) -> None:
+    """Join what the layers of a span touch; beyond the first and last layer is no lesion."""
+    merged[:] = 2 if span[0] < 0 or span[1] >= len(layers) else 0
+    for layer in range(max(span[0], 0), min(span[1] + 1, len(layers))):
+        merged |= layers[layer]
 
 
 @njit(nogil=True)
 def mark_passing(
     state: NDArray[np.uint8],
+    eroded: NDArray[np.uint8],
     level: int,
     low: NDArray[np.int64],
     shape: NDArray[np.int64],
@@ -165,24 +198,34 @@ def mark_passing(
 
     Parameters
     ----------
-    state : (ni, nj, nk)
-        Levels of a box of cells.
+    state, eroded : (ni, nj, nk)
+        Levels of a box of cells, and what `erode` makes of them.
     low, shape : (3,)
         Lattice cell of ``state[0, 0, 0]``, and shape of the lattice. The box lies inside it.
     """
     for i in range(state.shape[0]):
         for j in range(state.shape[1]):
             row = ((low[0] + i) * shape[1] + low[1] + j) * shape[2] + low[2]
-            for k in range(state.shape[2]):
-                if state[i, j, k] < level:
+            k = 0
+            while k < state.shape[2]:
+                first = k
+                k += 1
+                if state[i, j, first] < level:
                     continue
-                cell = row + k
-                if _is_inner(state, i, j, k, level):
-                    for at in range(start_offsets[cell], start_offsets[cell + 1]):
+                inner = eroded[i, j, first] >= level
+                # Lists of neighbours along k follow each other.
+                while (
+                    k < state.shape[2]
+                    and state[i, j, k] >= level
+                    and (eroded[i, j, k] >= level) == inner
+                ):
+                    k += 1
+                if inner:
+                    for at in range(start_offsets[row + first], start_offsets[row + k]):
                         rank = starts[at]
                         bits[rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
                 else:
-                    for at in range(hit_offsets[cell], hit_offsets[cell + 1]):
+                    for at in range(hit_offsets[row + first], hit_offsets[row + k]):
                         if hits[at] & np.uint32(3) != NEAR_VERTEX:
                             rank = hits[at] >> np.uint32(KIND_BITS)
                             bits[rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
@@ -248,9 +291,38 @@ def list_bits(bits: NDArray[np.uint64], members: NDArray[np.int64]) -> None:
 
 
 @njit(nogil=True)
+def _is_clear(
+    x: float, y: float, z: float, first: tuple[float, float, float], clear: NDArray[np.uint8]
+) -> bool:
+    """Tell whether a point is clear of the lesion, as `Near` has it."""
+    i = int(np.floor(x - first[0] + 0.5))
+    j = int(np.floor(y - first[1] + 0.5))
+    k = int(np.floor(z - first[2] + 0.5))
+    ni, nj, nk = clear.shape
+    if i < 0 or j < 0 or k < 0 or i >= ni or j >= nj or k >= nk:
+        return True
+    return bool(clear[i, j, k] == CORE)
+
+
+@njit(nogil=True)
+def _units_from(
+    x: float, y: float, z: float, matrix: NDArray[np.float64], low: NDArray[np.int64]
+) -> Units:
+    """Return a point in voxel steps from the first corner of voxel `low`."""
+    # Shifted as integers: shifting the matrix would round otherwise than the walk through the grid.
+    i, j, k = to_units(x, y, z, matrix)
+    return (
+        i - (low[0] << FRACTION_BITS),
+        j - (low[1] << FRACTION_BITS),
+        k - (low[2] << FRACTION_BITS),
+    )
+
+
+@njit(nogil=True)
 def _crosses(
-    points: NDArray[np.float32],
-    n_points: int,
+    block: Block,
+    s: int,
+    near: Near,
     matrix: NDArray[np.float64],
     low: NDArray[np.int64],
     lesion: NDArray[np.uint8],
@@ -258,51 +330,52 @@ def _crosses(
     out: NDArray[np.int64],
 ) -> bool:
     """Tell whether a polyline passes through a lesioned voxel; `out` holds the longest walk."""
-    flat = lesion.reshape(-1)
+    first, clear, flat = near.first, near.clear, lesion.reshape(-1)
+    longest = near.longest_mm**2
+    was_clear, looked = True, -1
     last = (np.int64(0), np.int64(0), np.int64(0))
-    for p in range(n_points):
-        i, j, k = to_units(points[p, 0], points[p, 1], points[p, 2], matrix)
-        here = (
-            i - (low[0] << FRACTION_BITS),
-            j - (low[1] << FRACTION_BITS),
-            k - (low[2] << FRACTION_BITS),
+    before = load_point(block, s, 0) if block.counts[s] else (ZERO, ZERO, ZERO)
+    for p in range(block.counts[s]):
+        x, y, z = load_point(block, s, p)
+        is_clear = _is_clear(x, y, z, first, clear)
+        dx, dy, dz = x - before[0], y - before[1], z - before[2]
+        # Between two clear points the lesion is too far from both for a step of that length.
+        if is_clear and was_clear and dx * dx + dy * dy + dz * dz < longest:
+            before = (x, y, z)
+            continue
+        if p > 0 and looked < p - 1:
+            last = _units_from(before[0], before[1], before[2], matrix, low)
+        before = (x, y, z)
+        here = _units_from(x, y, z, matrix, low)
+        voxel = flat_voxel(
+            here[0] >> FRACTION_BITS, here[1] >> FRACTION_BITS, here[2] >> FRACTION_BITS, shape
         )
-        if p == 0:
-            last = here
-        apart = False
-        for axis in range(3):
-            end = shape[axis] << FRACTION_BITS
-            below = here[axis] < 0 and last[axis] < 0
-            if below or (here[axis] >= end and last[axis] >= end):
-                apart = True
-        if not apart:
-            a, b, c = (
-                here[0] >> FRACTION_BITS,
-                here[1] >> FRACTION_BITS,
-                here[2] >> FRACTION_BITS,
-            )
-            inside = 0 <= a < shape[0] and 0 <= b < shape[1] and 0 <= c < shape[2]
-            if inside and lesion[a, b, c]:
-                return True
+        if voxel >= 0 and flat[voxel]:
+            return True
+        if p > 0:
             n = _walk(last, here, shape, out, 0)
             for v in range(n):
                 if flat[out[v]]:
                     return True
-        last = here
+        last, looked, was_clear = here, p, is_clear
     return False
 
 
 @njit(nogil=True)
 def _holds_vertex(
-    points: NDArray[np.float32],
-    n_points: int,
+    block: Block,
+    s: int,
+    near: Near,
     frame: Frame,
     low: NDArray[np.int64],
     lesion: NDArray[np.uint8],
 ) -> bool:
     """Tell whether a vertex lies in a lesioned voxel, by the rule of the frame."""
-    for p in range(n_points):
-        x, y, z = points[p, 0], points[p, 1], points[p, 2]
+    first, clear = near.first, near.clear
+    for p in range(block.counts[s]):
+        x, y, z = load_point(block, s, p)
+        if _is_clear(x, y, z, first, clear):
+            continue
         if frame.rule == MRTRIX:
             voxel = voxel_mrtrix(x, y, z, frame.matrix_single, frame.shape)
         else:
@@ -324,6 +397,7 @@ def refine(
     block: Block,
     ranks: NDArray[np.int64],
     frame: Frame,
+    near: Near,
     low: NDArray[np.int64],
     lesion: NDArray[np.uint8],
     longest_walk: int,
@@ -340,16 +414,13 @@ def refine(
     longest_walk
         Voxels that one step between two points can pass through.
     """
-    points = np.empty((256, 3), np.float32)
     out = np.empty(longest_walk, np.int64)
     shape = np.array(lesion.shape, np.int64)
     for s in range(len(ranks)):
-        points = load_points(block, s, points)
-        n = block.counts[s]
         if frame.rule == SEGMENT:
-            cut = _crosses(points, n, frame.matrix, low, lesion, shape, out)
+            cut = _crosses(block, s, near, frame.matrix, low, lesion, shape, out)
         else:
-            cut = _holds_vertex(points, n, frame, low, lesion)
+            cut = _holds_vertex(block, s, near, frame, low, lesion)
         if cut:
             rank = ranks[s]
             bits[rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
@@ -362,10 +433,29 @@ def add_visits(
     visits: NDArray[np.uint32],
     counts: NDArray[np.int32],
 ) -> None:
-    """Count the visits of some streamlines per visited voxel."""
-    for r in range(len(ranks)):
-        for at in range(offsets[ranks[r]], offsets[ranks[r] + 1]):
+    """Count the visits of some streamlines, ascending, per visited voxel."""
+    r = 0
+    while r < len(ranks):
+        first = ranks[r]
+        # Streamlines that are cut together lie together: one long list.
+        while r + 1 < len(ranks) and ranks[r + 1] == ranks[r] + 1:
+            r += 1
+        for at in range(offsets[first], offsets[ranks[r] + 1]):
             counts[visits[at]] += 1
+        r += 1
+
+
+@njit(nogil=True)
+def spread_ratios(
+    counts: NDArray[np.int32],
+    totals: NDArray[np.int64],
+    voxels: NDArray[np.int64],
+    volume: NDArray[np.float32],
+) -> None:
+    """Write ``counts / totals`` into a volume of zeros."""
+    for v in range(len(counts)):
+        if counts[v]:
+            volume[voxels[v]] = counts[v] / totals[v]
 
 
 @njit(nogil=True)
