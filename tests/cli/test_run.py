@@ -317,10 +317,15 @@ def test_snm__works_and_leaves_nothing_where_every_usual_temp_directory_is_read_
     ]
     command += ["--tractogram", tract.name, "--grid", "grid.nii.gz", "--min-tdi", "1"]
     command += ["--cache-dir", "/mnt/kept", "--tmp-dir", "/mnt/scratch"]
+    checkout = shlex.quote(str(Path(__file__).resolve().parents[2]))
     script = f"""
         set -e
         mount --bind {shlex.quote(str(tmp_path))} /mnt
-        for place in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro none $place; done
+        mount --bind {checkout} /media
+        for place in /tmp /var/tmp /dev/shm; do mount -t tmpfs none $place; done
+        # A checkout below one of them must stay where its programs expect it.
+        mkdir -p {checkout} && mount --bind /media {checkout}
+        for place in /tmp /var/tmp /dev/shm; do mount -o remount,ro $place; done
         cd /mnt
         ! touch /tmp/probe 2> /dev/null
         exec {shlex.join(command)}
