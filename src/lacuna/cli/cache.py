@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lacuna.utils.filesystem import Location
 
 _SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
-    "used": lambda entry: -_used_at(entry),
+    "used": lambda entry: -entry.used_at,
     "made": lambda entry: entry.meta["made"],
     "size": lambda entry: -entry.size_bytes,
     "label": lambda entry: entry.label,
@@ -189,7 +189,7 @@ def _list(args: argparse.Namespace) -> int:
                 entry.label or entry.product,
                 entry.bucket,
                 show_size(entry.size_bytes),
-                show_duration(time.time() - _used_at(entry)),
+                show_duration(time.time() - entry.used_at),
                 entry.digest[:12],
                 f"in {entry.root}" if entry.read_only else "",
             )
@@ -201,7 +201,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _as_json(entry: "Entry") -> dict[str, Any]:
     names = ("label", "product", "bucket", "digest", "size_bytes", "made_in_s", "path", "read_only")
-    used = datetime.fromtimestamp(_used_at(entry), UTC).isoformat(timespec="seconds")
+    used = datetime.fromtimestamp(entry.used_at, UTC).isoformat(timespec="seconds")
     return {
         **{name: getattr(entry, name) for name in names},
         "used": used,
@@ -276,17 +276,10 @@ def _selection(args: argparse.Namespace) -> "Callable[[Entry], bool]":
             (args.bucket is None or entry.bucket == args.bucket)
             and (args.label is None or args.label in entry.label)
             and (args.min_size is None or entry.size_bytes >= args.min_size)
-            and (args.unused_for is None or now - _used_at(entry) >= args.unused_for)
+            and (args.unused_for is None or now - entry.used_at >= args.unused_for)
         )
 
     return select
-
-
-def _used_at(entry: "Entry") -> float:
-    try:
-        return entry.used_at
-    except OSError:  # somebody clears the cache at this moment
-        return time.time()
 
 
 def _warm(args: argparse.Namespace) -> int:
