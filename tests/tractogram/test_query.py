@@ -65,11 +65,16 @@ def cut_ids(index, mask, grid):
     return index.parts.order[index.cut(LesionBox.of(mask, grid))]
 
 
+STRAY = np.array([[-30, 2, 3], [30, 3.5, 2], [4, 4, 4]])
+"""Steps too long for the cells around a lesion to spare its points an exact look."""
+
+
+@pytest.mark.parametrize("extra", [[], [STRAY]], ids=["", "with a stray step"])
 @pytest.mark.parametrize("rule", ["segment", "vertex"])
 @pytest.mark.parametrize("name", GRIDS)
-def test_cut__equals_the_exact_oracle__whatever_the_lesion_grid(name, rule, make_index):
+def test_cut__equals_the_exact_oracle__whatever_the_lesion_grid(name, rule, extra, make_index):
     rng = np.random.default_rng(crc32(name.encode()))
-    lines, grid = random_polylines(rng, 50), GRIDS[name]
+    lines, grid = random_polylines(rng, 50) + extra, GRIDS[name]
     index = make_index(pack(lines), GRIDS["2 mm"], rule=rule)
     visited = [VISIT[rule](np.float32(line), grid) for line in lines]
     for _ in range(20):
