@@ -295,9 +295,9 @@ def add_query(bench: Bench, index: Index, path: Path, name: str, lesions: Iterat
 def time_query(index: Index, mask: Array, grid: Grid) -> tuple[float, int]:
     """Return the median time, s, from a mask to its volume of ratios, and the streamlines cut."""
     times: list[float] = []
-    for _ in range(7):
+    for _ in range(15):
         started = time.perf_counter()
-        found = disconnect_voxels(index, mask, grid)
+        found = disconnect_voxels(index, mask, grid, threads=N_THREADS or 1)
         _ = found.disconnection
         times.append(time.perf_counter() - started)
     return median(times), found.n_cut

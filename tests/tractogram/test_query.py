@@ -163,6 +163,17 @@ def test_index__is_the_same_with_any_number_of_threads(make_index):
                 np.testing.assert_array_equal(array, getattr(getattr(some, part), name), name)
 
 
+def test_cut_and_count__are_the_same_with_any_number_of_threads(make_index):
+    index = make_index(coherent_tractogram(5000), GRIDS["2 mm"])
+    grid = scaled((80, 80, 70), (2, 2, 2), (-80, -100, -60))
+    mask = np.random.default_rng(2).random(grid.shape) < 0.02
+    box = LesionBox.of(mask, grid)
+    ranks = index.cut(box)
+    assert len(ranks) > 2000
+    np.testing.assert_array_equal(index.cut(box, threads=3), ranks)
+    np.testing.assert_array_equal(index.count(ranks, threads=3), index.count(ranks))
+
+
 @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", ">f8"])
 def test_index__is_the_same_whatever_numbers_are_stored_in(dtype, make_index):
     plain = coherent_tractogram(300)

@@ -191,6 +191,7 @@ def disconnect_voxels(
     *,
     min_tdi: int = DEFAULT_MIN_TDI,
     weighting: Weighting | None = None,
+    threads: int = 1,
 ) -> Disconnection:
     """Return what a lesion disconnects.
 
@@ -209,6 +210,8 @@ def disconnect_voxels(
         Streamlines a voxel needs to be covered.
     weighting
         Streamline weights.
+    threads
+        Threads for this lesion; the answer does not depend on it.
 
     Raises
     ------
@@ -217,9 +220,10 @@ def disconnect_voxels(
     """
     if min_tdi < 1:
         raise OptionError(f"min_tdi is {min_tdi}: a covered voxel needs at least 1 streamline.")
-    ranks = index.cut(LesionBox.of(mask, grid))
+    ranks = index.cut(LesionBox.of(mask, grid), threads=threads)
+    counts = index.count(ranks, threads=threads)
     sums = index.weigh(ranks, weighting.weights) if weighting else None
-    return Disconnection(index, ranks, index.count(ranks), min_tdi, weighting, sums)
+    return Disconnection(index, ranks, counts, min_tdi, weighting, sums)
 
 
 def disconnect_spheres(

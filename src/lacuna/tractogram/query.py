@@ -5,8 +5,11 @@ touch it name candidates, and the candidates' own points decide, on the lesion's
 grids with centres on whole mm the cells *are* the voxels, and the line rule needs no points.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +25,12 @@ from lacuna.tractogram.rules import frame_of
 
 CELL_MARGIN_MM = 1e-3
 """Cells are widened by it before they count as inside or apart: more than rounding can move."""
+LEAST_SHARE = 1000
+"""Starting a thread costs as much as some hundred streamlines."""
 MOST_CELLS_CLEAR = 3
 """Looking further around each cell costs more than it saves: steps over 6 mm are rare."""
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,13 +135,15 @@ class Index:
         """Streamlines of the tractogram."""
         return len(self.parts.order)
 
-    def cut(self, lesion: LesionBox) -> NDArray[np.int64]:
+    def cut(self, lesion: LesionBox, *, threads: int = 1) -> NDArray[np.int64]:
         """Return the ranks of the streamlines that a lesion cuts, ascending.
 
         Parameters
         ----------
         lesion
             Its voxels, on its own grid, which may be any.
+        threads
+            Used where many candidates need a look at their points.
 
         Returns
         -------
@@ -168,14 +177,23 @@ class Index:
         maybe &= ~bits
         candidates = members(maybe)
         if len(candidates):
-            near = self._near(state, low)
-            self._refine(candidates, lesion, frame, near, box_low, bits)
+            look = frame, self._near(state, low), box_low, lesion.mask
+            walk = longest_walk(self.parts, lesion.grid)
+            is_cut = self._refine(candidates, (*look, walk), threads)
+            query.set_bits(candidates[is_cut], bits)
         return members(bits)
 
-    def count(self, ranks: NDArray[np.int64]) -> NDArray[np.int32]:
+    def count(self, ranks: NDArray[np.int64], *, threads: int = 1) -> NDArray[np.int32]:
         """Return how many of some streamlines visit each voxel of ``map.voxels``, (n_visited,)."""
-        counts = np.zeros(len(self.map.voxels), np.int32)
-        query.add_visits(ranks, self.map.offsets, self.map.visits, counts)
+
+        def add(share: NDArray[np.int64]) -> NDArray[np.int32]:
+            counts = np.zeros(len(self.map.voxels), np.int32)
+            query.add_visits(share, self.map.offsets, self.map.visits, counts)
+            return counts
+
+        counts, *others = _on_threads(add, ranks, threads)
+        for other in others:
+            counts += other
         return counts
 
     def weigh(self, ranks: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -253,15 +271,15 @@ class Index:
         )
 
     def _refine(
-        self,
-        candidates: NDArray[np.int64],
-        lesion: LesionBox,
-        frame: Frame,
-        near: query.Near,
-        box_low: NDArray[np.int64],
-        bits: NDArray[np.uint64],
-    ) -> None:
-        """Set the bits of those candidates that the lesion cuts, by their points."""
+        self, candidates: NDArray[np.int64], look: tuple[Any, ...], threads: int
+    ) -> NDArray[np.bool_]:
+        """Return which candidates the lesion cuts, by their points.
+
+        Parameters
+        ----------
+        look
+            What the kernel needs to know of the lesion.
+        """
         ids = self.parts.order[candidates]
         some = Streamlines(
             self.streamlines.words,
@@ -270,10 +288,25 @@ class Index:
             self.streamlines.stride,
             self.streamlines.world_from_stored,
         )
-        walk = longest_walk(self.parts, lesion.grid)
-        for block in blocks(some, np.arange(len(some))):
-            ranks = candidates[block.numbers]
-            query.refine(block, ranks, frame, near, box_low, lesion.mask, walk, bits)
+        is_cut = np.empty(len(some), np.bool_)
+
+        def refine(share: NDArray[np.int64]) -> None:
+            for block in blocks(some, share):
+                query.refine(block, *look, is_cut)
+
+        _on_threads(refine, np.arange(len(some)), threads)
+        return is_cut
+
+
+def _on_threads(
+    work: Callable[[NDArray[np.int64]], Found], items: NDArray[np.int64], threads: int
+) -> list[Found]:
+    """Share items out over threads, where there are enough of them to be worth it."""
+    n_shares = max(1, min(threads, len(items) // LEAST_SHARE))
+    if n_shares == 1:
+        return [work(items)]
+    with ThreadPoolExecutor(n_shares) as pool:
+        return list(pool.map(work, np.array_split(items, n_shares)))
 
 
 def check_weights(weights: FloatArray, n_streamlines: int) -> NDArray[np.float64]:

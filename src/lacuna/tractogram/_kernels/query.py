@@ -221,13 +221,12 @@ def mark_passing(
                 ):
                     k += 1
                 if inner:
-                    for at in range(start_offsets[row + first], start_offsets[row + k]):
-                        rank = starts[at]
+                    for rank in starts[start_offsets[row + first] : start_offsets[row + k]]:
                         bits[rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
                 else:
-                    for at in range(hit_offsets[row + first], hit_offsets[row + k]):
-                        if hits[at] & np.uint32(3) != NEAR_VERTEX:
-                            rank = hits[at] >> np.uint32(KIND_BITS)
+                    for hit in hits[hit_offsets[row + first] : hit_offsets[row + k]]:
+                        if hit & np.uint32(3) != NEAR_VERTEX:
+                            rank = hit >> np.uint32(KIND_BITS)
                             bits[rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
 
 
@@ -395,35 +394,39 @@ def _holds_vertex(
 @njit(nogil=True)
 def refine(
     block: Block,
-    ranks: NDArray[np.int64],
     frame: Frame,
     near: Near,
     low: NDArray[np.int64],
     lesion: NDArray[np.uint8],
     longest_walk: int,
-    bits: NDArray[np.uint64],
+    is_cut: NDArray[np.bool_],
 ) -> None:
-    """Mark those of a block's streamlines that the lesion cuts, by their points.
+    """Tell which of a block's streamlines the lesion cuts, by their points.
 
     Parameters
     ----------
-    ranks : (n,)
-        Bit of each streamline of the block.
     low : (3,)
         Voxel, in the canonical lesion grid, of ``lesion[0, 0, 0]``.
     longest_walk
         Voxels that one step between two points can pass through.
+    is_cut
+        Filled, by the block's numbers.
     """
     out = np.empty(longest_walk, np.int64)
     shape = np.array(lesion.shape, np.int64)
-    for s in range(len(ranks)):
+    for s in range(len(block.numbers)):
         if frame.rule == SEGMENT:
             cut = _crosses(block, s, near, frame.matrix, low, lesion, shape, out)
         else:
             cut = _holds_vertex(block, s, near, frame, low, lesion)
-        if cut:
-            rank = ranks[s]
-            bits[rank >> 6] |= np.uint64(1) << np.uint64(rank & 63)
+        is_cut[block.numbers[s]] = cut
+
+
+@njit(nogil=True)
+def set_bits(numbers: NDArray[np.int64], bits: NDArray[np.uint64]) -> None:
+    """Add numbers to a set."""
+    for number in numbers:
+        bits[number >> 6] |= np.uint64(1) << np.uint64(number & 63)
 
 
 @njit(nogil=True)
@@ -440,8 +443,9 @@ def add_visits(
         # Streamlines that are cut together lie together: one long list.
         while r + 1 < len(ranks) and ranks[r + 1] == ranks[r] + 1:
             r += 1
-        for at in range(offsets[first], offsets[ranks[r] + 1]):
-            counts[visits[at]] += 1
+        # A slice spares the loop a check for negative indices: a quarter of its time.
+        for voxel in visits[offsets[first] : offsets[ranks[r] + 1]]:
+            counts[voxel] += 1
         r += 1
 
 
