@@ -8,9 +8,10 @@
 ``map``
     Once per report grid and rule: the voxels that each streamline visits.
 
-Streamlines are numbered along a Z-order curve of their middles (their *rank*), so that those cut
-together lie together. Every pass reads the tractogram in file order, in pieces, and writes arrays
-that were given their full size on the disk before; so the tractogram may be larger than memory.
+Streamlines are numbered along a Z-order curve of their middles, and then of their ends (their
+*rank*), so that those cut together lie together. Every pass reads the tractogram in file order, in
+pieces, and writes arrays that were given their full size on the disk before; so the tractogram may
+be larger than memory.
 """
 
 import os
@@ -26,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacuna.errors import FormatError, GridError
-from lacuna.geometry.grid import MAX_VOXELS_PER_AXIS, Grid, IntArray
+from lacuna.geometry.grid import MAX_VOXELS_PER_AXIS, FloatArray, Grid, IntArray
 from lacuna.geometry.streamlines import Streamlines
 from lacuna.tractogram._kernels import build
 from lacuna.tractogram._kernels.build import Block
@@ -37,6 +38,10 @@ Progress = Callable[[int, int], None]
 
 LARGEST_BOX_MM = 1000.0
 """No brain is larger: coordinates beyond it are in other units, or broken."""
+ORDER_CELL_MM = 8.0
+"""Streamlines with their middles, and ends, in the same cells of that size are neighbours."""
+CODE_BITS = 21
+"""Three times 7: `LARGEST_BOX_MM` has fewer than 128 such cells."""
 MOST_STREAMLINES = 1 << (32 - build.KIND_BITS)
 STREAMLINES_PER_PIECE = 1 << 14
 POINTS_PER_WINDOW = 1 << 25
@@ -232,12 +237,25 @@ def build_streamlines(
             f"The points span {(box[1] - box[0]).max():.0f} mm: coordinates are not in mm, or some "
             "are broken. Check the tractogram's header and units."
         )
-    codes = np.empty(n, np.uint32)
-    build.morton_codes(middles, box[0], codes)
-    order = np.argsort(codes, kind="stable").astype(np.uint32)
+    order = _order(middles, ends, box[0])
     parts = Parts(streamlines.firsts, streamlines.counts, order, ends, lengths, box, steps.max(0))
     for name, array in vars(parts).items():
         np.save(directory / f"{name}.npy", array)
+
+
+def _order(
+    middles: NDArray[np.float32], ends: NDArray[np.float32], low: FloatArray
+) -> NDArray[np.uint32]:
+    """Return the number in the file of each rank: neighbours share their middle and both ends."""
+    codes = np.empty((3, len(middles)), np.uint64)
+    for code, points in zip(codes, (middles, ends[:, 0], ends[:, 1]), strict=True):
+        build.morton_codes(np.ascontiguousarray(points), low, ORDER_CELL_MM, code)
+    middle, one, other = codes
+    # Files give streamlines no direction: the lower end counts first.
+    keys = (
+        (middle << 2 * CODE_BITS) | (np.minimum(one, other) << CODE_BITS) | np.maximum(one, other)
+    )
+    return np.argsort(keys, kind="stable").astype(np.uint32)
 
 
 def open_streamlines(directory: Path) -> Parts:

@@ -151,17 +151,20 @@ def spread_bits(value: int) -> int:
 
 @njit(nogil=True)
 def morton_codes(
-    points: NDArray[np.float32], low: NDArray[np.float64], codes: NDArray[np.uint32]
+    points: NDArray[np.float32],
+    low: NDArray[np.float64],
+    cell_mm: float,
+    codes: NDArray[np.uint64],
 ) -> None:
-    """Give each point its number along a Z-order curve of 1 mm cells; not-a-number comes last."""
+    """Give each point its number along a Z-order curve of cells; not-a-number comes last."""
     for s in range(len(points)):
         if np.isnan(points[s, 0]):
-            codes[s] = np.uint32(0xFFFFFFFF)
+            codes[s] = np.uint64(0x1FFFFF)
             continue
-        i = spread_bits(int(points[s, 0] - low[0]))
-        j = spread_bits(int(points[s, 1] - low[1]))
-        k = spread_bits(int(points[s, 2] - low[2]))
-        codes[s] = np.uint32((i << 2) | (j << 1) | k)
+        i = spread_bits(int((points[s, 0] - low[0]) / cell_mm))
+        j = spread_bits(int((points[s, 1] - low[1]) / cell_mm))
+        k = spread_bits(int((points[s, 2] - low[2]) / cell_mm))
+        codes[s] = np.uint64((i << 2) | (j << 1) | k)
 
 
 @njit(nogil=True)
