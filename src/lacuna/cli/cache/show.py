@@ -1,0 +1,171 @@
+"""``lacuna cache dir | info | list | verify``: where it is, what it holds, whether it is sound."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from lacuna.cli.cache.selection import add_filters, selection
+from lacuna.cli.options import print_json, print_table, show_duration, show_size
+from lacuna.errors import CacheError
+from lacuna.utils.cache import describe
+
+if TYPE_CHECKING:
+    from lacuna.store import Entry
+    from lacuna.utils.filesystem import Location
+
+_SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
+    "used": lambda entry: -entry.used_at,
+    "made": lambda entry: entry.meta["made"],
+    "size": lambda entry: -entry.size_bytes,
+    "label": lambda entry: entry.label,
+}
+
+
+def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the actions that only look."""
+    add("dir", _dir, "Print where the cache is.")
+    add("info", _info, "Print the locations, who chose them, and what they hold.")
+
+    listing = add("list", _list, "List what the cache holds.")
+    add_filters(listing)
+    listing.add_argument(
+        "--sort", choices=_SORT_KEYS, default="used", help="by what (default: used, latest first)"
+    )
+
+    verify = add("verify", _verify, "Read everything again and find damage.")
+    add_filters(verify)
+    verify.add_argument(
+        "-n", "--dry-run", action="store_true", help="report damage, but leave it in place"
+    )
+
+
+def _dir(args: argparse.Namespace) -> int:
+    locations = describe()
+    if args.json:
+        print_json({location.name: location.path for location in locations})
+        return 0
+    if locations[0].path is None:
+        raise CacheError(locations[0].problem)
+    print(locations[0].path)
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    locations = describe()
+    held = _what_is_held(args) if locations[0].exists else {}
+    if args.json:
+        found = {"files": args.settings.files, "files_not_read": args.settings.unread}
+        print_json({"locations": locations, **held, **found})
+        return 0
+    for location in locations:
+        print(f"{location.name}: {location.path or location.problem}")
+        print(f"  chosen by: {location.source}")
+        print(f"  {_state(location)}")
+    shared = {f"shared, read only: {root}": held["shared"][root] for root in held.get("shared", ())}
+    for name, total in (held.get("buckets", {}) | shared).items():
+        print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
+    if held.get("damaged"):
+        print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
+    if held.get("leftovers"):
+        amount = show_size(held["leftover_bytes"])
+        print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
+    for path in held.get("unmanaged", ()):
+        print(f"unmanaged, never deleted: {path}")
+    for file in args.settings.files:
+        print(f"configuration file: {file}")
+    for file in args.settings.unread:
+        print(f"configuration file not read: {file}")
+    return 0
+
+
+def _state(location: "Location") -> str:
+    facts = (
+        "exists" if location.exists else "absent",
+        "writable" if location.writable else "not writable",
+        location.filesystem,
+        location.free_bytes is not None and f"{show_size(location.free_bytes)} free",
+        location.free_inodes is not None and f"{location.free_inodes} inodes free",
+    )
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
+    """Return totals per bucket and shared root, and what is not an entry."""
+    from lacuna.store.buckets import BUCKETS
+    from lacuna.workflow.stores import open_store
+
+    store = open_store(args.settings)
+    buckets = {name: {"entries": 0, "bytes": 0} for name in BUCKETS}
+    shared: dict[str, dict[str, int]] = {}
+    for entry in store.entries():
+        totals, name = (shared, str(entry.root)) if entry.read_only else (buckets, entry.bucket)
+        total = totals.setdefault(name, {"entries": 0, "bytes": 0})
+        total["entries"] += 1
+        total["bytes"] += entry.size_bytes
+    plan = store.plan_clear(lambda _entry: False)
+    return {
+        "buckets": buckets,
+        "shared": shared,
+        "damaged": len(plan.removals),
+        "leftovers": len(plan.leftovers),
+        "leftover_bytes": plan.leftover_bytes,
+        "unmanaged": [str(path) for path in store.unmanaged()],
+    }
+
+
+def _list(args: argparse.Namespace) -> int:
+    from lacuna.workflow.stores import open_store
+
+    select = selection(args)
+    chosen = [entry for entry in open_store(args.settings).entries() if select(entry)]
+    chosen.sort(key=_SORT_KEYS[args.sort])
+    if args.json:
+        print_json([_as_json(entry) for entry in chosen])
+    elif not chosen:
+        print("nothing", file=sys.stderr)
+    else:
+        rows = [
+            (
+                entry.label or entry.product,
+                entry.bucket,
+                show_size(entry.size_bytes),
+                show_duration(time.time() - entry.used_at),
+                entry.digest[:12],
+                f"in {entry.root}" if entry.read_only else "",
+            )
+            for entry in chosen
+        ]
+        print_table([("label", "bucket", "size", "unused for", "digest", ""), *rows], right=(2, 3))
+    return 0
+
+
+def _as_json(entry: "Entry") -> dict[str, Any]:
+    names = ("label", "product", "bucket", "digest", "size_bytes", "made_in_s", "path", "read_only")
+    used = datetime.fromtimestamp(entry.used_at, UTC).isoformat(timespec="seconds")
+    return {
+        **{name: getattr(entry, name) for name in names},
+        "used": used,
+        "made": entry.meta["made"],
+    }
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from lacuna.workflow.stores import open_store
+
+    reports = []
+    for report in open_store(args.settings).verify(selection(args), discard=not args.dry_run):
+        reports.append(report)
+        if args.json:
+            continue
+        name = report.label or report.path
+        if report.problem is None:
+            print(f"whole: {name} ({show_size(report.size_bytes)})")
+        else:
+            fate = "; it will be made again when needed" if report.discarded else ""
+            print(f"damaged: {name}: {report.problem}{fate}")
+    if args.json:
+        print_json(reports)
+    return 1 if any(report.problem for report in reports) else 0
