@@ -24,9 +24,11 @@ from functools import partial
 from pathlib import Path
 
 import diskcache
+import huggingface_hub
 import joblib
 import numpy as np
 import platformdirs
+import pooch
 
 from lacuna.store import Key, Store
 from lacuna.utils import cache
@@ -112,7 +114,14 @@ def import_row(_directory: Path, _rounds: int) -> None:
         return run
 
     timings: dict[str, list[float]] = {}
-    modules = ("lacuna.utils.cache", "platformdirs", "diskcache", "joblib")
+    modules = (
+        "lacuna.utils.cache",
+        "platformdirs",
+        "diskcache",
+        "pooch",
+        "huggingface_hub",
+        "joblib",
+    )
     medians({module: importing(module) for module in modules}, 11)
     found = {module: statistics.median(values) for module, values in timings.items()}
     show("import lacuna.utils.cache", found, "≤ 3 ms over os, pathlib")
@@ -168,6 +177,7 @@ def hit_rows(directory: Path, rounds: int) -> None:
     remembered(7)
     kept = diskcache.Cache(str(directory / "diskcache"))
     kept["key"] = PAYLOAD
+    fetched, downloaded = make_hub_cache(directory / "hub"), make_pooch_cache(directory / "pooch")
     for count in (1, 8):
         store = Store(directory / f"hits{count}")
         key = Key("map", {"count": count})
@@ -179,11 +189,36 @@ def hit_rows(directory: Path, rounds: int) -> None:
             "raw": partial(raw_hit, sidecar, payload),
             "get_or_make": partial(store.get_or_make, key, make_files(count)),
             "joblib.Memory": partial(remembered, 7),
+            "pooch (hashes 1 kB)": downloaded,
+            "huggingface_hub (no integrity)": fetched,
             "diskcache (no integrity)": partial(kept.get, "key"),
         }
         found = medians(calls, rounds, 10)
         show(f"hit, {count} payload file(s)", found, "≤ 1.5 × sidecar + stats", "raw")
     kept.close()
+
+
+def make_hub_cache(directory: Path) -> Callable[[], object]:
+    """Return the look-up of one file as huggingface_hub lays it out."""
+    repository = directory / "models--lab--maps"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "part0.npy").write_bytes(PAYLOAD)
+    find = huggingface_hub.try_to_load_from_cache
+    if find("lab/maps", "part0.npy", cache_dir=directory) != str(snapshot / "part0.npy"):
+        raise RuntimeError("huggingface_hub lays its cache out in another way by now")
+    return lambda: find("lab/maps", "part0.npy", cache_dir=directory)
+
+
+def make_pooch_cache(directory: Path) -> Callable[[], object]:
+    """Return the look-up of one file in a pooch that has it."""
+    directory.mkdir()
+    (directory / "part0.npy").write_bytes(PAYLOAD)
+    known = {"part0.npy": pooch.file_hash(str(directory / "part0.npy"))}
+    files = pooch.create(directory, base_url="https://localhost/", registry=known)
+    return lambda: files.fetch("part0.npy")
 
 
 def remember(_number: int) -> bytes:
