@@ -25,6 +25,7 @@ from contextlib import suppress
 
 from lacuna.errors import CacheDirError
 from lacuna.store.buckets import BUCKETS
+from lacuna.utils import modes
 from lacuna.utils.owner import RECORD_PREFIX, current_owner
 
 META = "meta.json"
@@ -63,17 +64,14 @@ def listing(path: str) -> "list[os.DirEntry[str]]":
 
 
 def make_directory(path: str) -> None:
-    """Make a private directory whose parent exists, unless it is there.
+    """Make a directory whose parent exists, unless it is there; the group's where that one is.
 
     Raises
     ------
     CacheDirError
         Something else has the name: a file, or a link.
     """
-    if not os.path.lexists(path):
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-    if not stat.S_ISDIR(os.lstat(path).st_mode):
+    if not stat.S_ISDIR(modes.make_directory(path).st_mode):
         raise CacheDirError(
             errno.ENOTDIR,
             f"{path} is a link or a file, where the cache needs a directory. Move it away; to "
@@ -83,10 +81,11 @@ def make_directory(path: str) -> None:
 
 
 def write_file(path: str, data: bytes, *, below: int | None = None, sync: bool = False) -> None:
-    """Write a small private file, where another may see half of it; never through a link."""
+    """Write a small file, where another may see half of it; never through a link."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     handle = os.open(path, flags, 0o600, dir_fd=below)
     try:
+        modes.share_file(handle, os.path.dirname(path) if below is None else below)
         while data:
             data = data[os.write(handle, data) :]
         if sync:
@@ -133,10 +132,16 @@ def _mark(directory: str, is_ours: "Callable[[os.DirEntry[str]], bool]") -> bool
             return False
     except PermissionError:
         return False  # what cannot be looked at is somebody's
+    with suppress(PermissionError):  # another member is about to do it
+        write_marks(directory)
+    return is_marked(directory)
+
+
+def write_marks(directory: str) -> None:
+    """Write marker and tag into a directory of which somebody made sure that it is ours."""
     # The tag first: a directory with our marker is complete, whenever we die.
     write_file(f"{directory}/{TAG}", _TAG_TEXT)
     write_file(f"{directory}/{MARKER}", _MARKER_TEXT)
-    return True
 
 
 def _is_mark(item: "os.DirEntry[str]") -> bool:
@@ -154,7 +159,8 @@ def _is_ours(item: "os.DirEntry[str]") -> bool:
         names = os.listdir(item.path)
         records = [name for name in names if name.startswith(RECORD_PREFIX)]
         tokens = [name.removeprefix(RECORD_PREFIX).partition(".")[0] for name in records]
-        return all(any(token in name for token in tokens) for name in names)
+        ours = (f"{MEMO}-", *tokens)
+        return all(any(text in name for text in ours) for name in names)
     return item.name.startswith(".") or is_marked(item.path) or not os.listdir(item.path)
 
 

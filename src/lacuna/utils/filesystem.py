@@ -72,6 +72,20 @@ def filesystem_type(path: str | os.PathLike[str], mounts: str | None = None) -> 
     str or None
         As the kernel names it; None where there is no such table.
     """
+    found = mount_of(path, mounts)
+    return None if found is None else found[0]
+
+
+def mount_of(
+    path: str | os.PathLike[str], mounts: str | None = None
+) -> tuple[str, str, str, frozenset[str]] | None:
+    """Return how the file system is mounted that holds, or would hold, a path.
+
+    Returns
+    -------
+    (type, source, mount point, options)
+        None where there is no such table.
+    """
     if mounts is None:
         try:
             with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
@@ -79,17 +93,18 @@ def filesystem_type(path: str | os.PathLike[str], mounts: str | None = None) -> 
         except OSError:
             return None
     where = os.path.join(os.path.realpath(nearest_existing(path)), "")
-    best, kind = -1, None
+    best, mount = -1, None
     for line in mounts.splitlines():
         before, separator, after = line.partition(" - ")
-        fields = before.split(" ")
-        if not separator or len(fields) < 5:
+        fields, more = before.split(" "), after.split(" ")
+        if not separator or len(fields) < 6 or len(more) < 3:
             continue
-        mount_point = os.path.join(_unescape(fields[4]), "")
+        point = os.path.join(_unescape(fields[4]), "")
         # ">=": a later mount on the same point hides the earlier one.
-        if where.startswith(mount_point) and len(mount_point) >= best:
-            best, kind = len(mount_point), after.split(" ")[0]
-    return kind
+        if where.startswith(point) and len(point) >= best:
+            options = frozenset(f"{fields[5]},{more[2]}".split(","))
+            best, mount = len(point), (more[0], _unescape(more[1]), _unescape(fields[4]), options)
+    return mount
 
 
 def is_local(path: str | os.PathLike[str]) -> bool:
