@@ -137,11 +137,12 @@ def judge(root: str, name: str) -> Holder | None:
     """
     path = f"{root}/{CLAIMS}/{name}"
     try:
-        identity = _identity(os.lstat(path))
+        status = os.lstat(path)
     except FileNotFoundError:
         return None
+    identity, is_empty = _identity(status), status.st_size == 0
     record = read_record(path)
-    if record is None and os.access(path, os.R_OK):
+    if record is None and (is_empty or os.access(path, os.R_OK)):
         # abs: the clock of a file server may be ahead, and to wait for it would take for ever.
         is_old = abs(time.time() - identity[1] / 1e9) > _UNSIGNED_S
         return Holder(identity, record, "dead" if is_old else "unsigned", "it was never signed")

@@ -17,9 +17,10 @@ import xxhash
 
 from lacuna.errors import InputError
 from lacuna.store._entry import hash_file, read_file
-from lacuna.store._layout import MEMO, listing, make_directory, prepare_root, write_file
+from lacuna.store._layout import MEMO, listing, prepare_root, write_file
 
 _UNTRUSTED_S = 2.0
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 Stat: TypeAlias = tuple[int, int, int, int]
 
@@ -32,7 +33,7 @@ class Fingerprints:
     root
         The cache root.
     scratch
-        Where the memo goes if the root cannot be written.
+        Where the memo goes if the root cannot be written, or can be by others.
     """
 
     def __init__(self, root: str, scratch: str | None) -> None:
@@ -100,7 +101,9 @@ class Fingerprints:
             prepare_root(self._root)
         for directory in self._directories:
             with suppress(OSError):
-                make_directory(directory)
+                if _is_safe(os.path.dirname(directory)):
+                    with suppress(FileExistsError):
+                        os.mkdir(directory, 0o700)
                 if _is_our_own(directory):
                     write_file(_memo(directory, real), text)
                     return
@@ -116,9 +119,16 @@ def _memo(directory: str, real: str) -> str:
 
 
 def _is_our_own(directory: str) -> bool:
-    """Whether nobody else can have put a false memo there."""
+    """Whether nobody else can have put a false memo there, or can put one there now."""
     status = os.lstat(directory)
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return own and not status.st_mode & _OTHERS_WRITE and _is_safe(os.path.dirname(directory))
+
+
+def _is_safe(above: str) -> bool:
+    """Whether nobody else can exchange our directories there for others."""
+    mode = os.stat(above).st_mode
+    return not mode & _OTHERS_WRITE or bool(mode & stat.S_ISVTX)
 
 
 def _read_whole(path: str) -> tuple[str, Stat]:

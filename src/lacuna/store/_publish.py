@@ -26,9 +26,10 @@ from lacuna.errors import CacheEntryError
 from lacuna.store._claim import Claim, judge, poll_delays, set_aside
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
-from lacuna.store._layout import META, listing, prepare, write_file
+from lacuna.store._layout import META, listing, make_directory, prepare, write_file
 from lacuna.store._removal import discard, sweep
 from lacuna.store._space import explained, full_error, require_space
+from lacuna.utils.modes import is_shared, share_directory
 
 _logger = logging.getLogger(__name__)
 
@@ -183,7 +184,7 @@ def build(request: Request, stage: str) -> Entry:
     """
     try:
         with request.explained():
-            os.mkdir(stage, 0o700)
+            make_directory(stage)
         started = time.perf_counter()
         _make(request, stage)
         with request.explained():
@@ -224,16 +225,20 @@ def _check(check: Make | None, stage: str, what: str) -> None:
 def _settle(stage: str, what: str) -> dict[str, dict[str, Any]]:
     """Bring every payload file to the disk; return sizes and hashes by name."""
     files: dict[str, dict[str, Any]] = {}
+    group = os.stat(stage).st_gid if is_shared(stage) else None
     pending = [""]
     while pending:
         folder = pending.pop()
         for item in listing(f"{stage}/{folder}"):
             name = f"{folder}{item.name}"
             if item.is_dir(follow_symlinks=False):
-                os.chmod(item.path, 0o700)
+                if group is None:
+                    os.chmod(item.path, 0o700)
+                else:
+                    share_directory(item.path, group=group)
                 pending.append(f"{name}/")
             elif item.is_file(follow_symlinks=False) and name != META:
-                files[name] = _settle_file(item.path)
+                files[name] = _settle_file(item.path, group)
             else:
                 raise CacheEntryError(
                     f"{what} cannot be kept: {name} is a link or a special file, or has a "
@@ -244,12 +249,15 @@ def _settle(stage: str, what: str) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _settle_file(path: str) -> dict[str, Any]:
+def _settle_file(path: str, group: int | None) -> dict[str, Any]:
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         status = os.fstat(handle)
-        if stat.S_IMODE(status.st_mode) != 0o600:
-            os.fchmod(handle, 0o600)
+        if group not in (None, status.st_gid):  # made elsewhere, and moved into the stage
+            os.fchown(handle, -1, group)
+        mode = 0o600 if group is None else 0o660
+        if stat.S_IMODE(status.st_mode) != mode:
+            os.fchmod(handle, mode)
         if status.st_size < _HASH_WHILE_SYNCING_BYTES:
             os.fsync(handle)
             digest = hash_file(handle, status.st_size)

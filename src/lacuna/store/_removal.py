@@ -94,11 +94,19 @@ def remove_leftover(root: str, leftover: str) -> None:
             make_directory(f"{root}/{TRASH}")
             place, name = TRASH, set_aside(root, name, holder)
         if place == CLAIMS:
-            _remove(root, STAGE, name)
+            _remove_stage(root, name)
         elif name.endswith(".claim"):
             for stage in _names(root, STAGE, name.removesuffix("claim")):
-                _remove(root, STAGE, stage)
+                _remove_stage(root, stage)
         _remove(root, place, name)
+
+
+def _remove_stage(root: str, name: str) -> None:
+    _remove(root, STAGE, name)
+    # What another member of a group hid in it only that member can remove. No record will speak
+    # for it from now on, but in the trash everything is left.
+    with suppress(OSError), _opened(root, STAGE) as source, _opened(root, TRASH) as trash:
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=trash)
 
 
 def _remove(root: str, place: str, name: str) -> None:

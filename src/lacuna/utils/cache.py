@@ -308,9 +308,7 @@ def run_with_locations(
 def _part_of_cache(name: str) -> Path:
     cache, source = find_cache_dir()
     path = os.path.join(cache, name)
-    locations.make_directory(
-        path, "cache_dir", f"{name} in the cache directory, chosen by {source}"
-    )
+    locations.make_part(path, "cache_dir", f"{name} in the cache directory, chosen by {source}")
     return _as_path(path)
 
 

@@ -171,7 +171,7 @@ def find_temp_base(*, make: bool = True) -> tuple[str, str]:
     path = cache + os.sep + "tmp"
     source = f"tmp in the cache directory, chosen by {source}"
     if make:
-        make_directory(path, "tmp_dir", source)
+        make_part(path, "tmp_dir", source, sticky=True)
     return path, source
 
 
@@ -311,6 +311,25 @@ def make_directory(path: str, key: str, source: str) -> None:
         return
     try:
         os.makedirs(path, 0o700, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise failure(key, path, source, error) from error
+
+
+def make_part(path: str, key: str, source: str, *, sticky: bool = False) -> None:
+    """Make a directory in the cache directory, if it is absent: the group's where that one is.
+
+    In a sticky one only owners remove or rename what is theirs.
+    """
+    if os.path.isdir(path):
+        return
+    from lacuna.utils import modes
+
+    try:
+        modes.make_directory(path, sticky=sticky)
+        if not os.path.isdir(path):
+            raise FileExistsError(errno.EEXIST, "", path)
+    except FileNotFoundError:  # a purge took the cache directory meanwhile
+        make_directory(path, key, source)
     except (OSError, ValueError) as error:
         raise failure(key, path, source, error) from error
 

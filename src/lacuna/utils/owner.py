@@ -142,7 +142,7 @@ def record_name(token: str) -> str:
 
 
 def write_record(path: str | os.PathLike[str]) -> None:
-    """Write the record of this process to a new file with mode 0600.
+    """Write the record of this process to a new file with mode 0600; 0640 where a group shares.
 
     Raises
     ------
@@ -151,10 +151,15 @@ def write_record(path: str | os.PathLike[str]) -> None:
     """
     import json
 
+    from lacuna.utils.modes import share_file
+
     text = json.dumps(current_owner().record).encode("ascii")
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
     try:
         try:
+            # Before it holds anything, so that other members never see one that they cannot read;
+            # they may not write it: it decides whether our scratch is taken for left.
+            share_file(file, os.path.dirname(path), 0o640)
             if os.write(file, text) != len(text):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(path))
         finally:

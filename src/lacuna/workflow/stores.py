@@ -1,6 +1,7 @@
 """The store that the settings ask for."""
 
 import os
+import stat
 from pathlib import Path
 
 from lacuna.config import Settings, current_settings
@@ -29,13 +30,18 @@ def open_store(settings: Settings | None = None) -> Store:
     return Store(
         root,
         read_only_roots=settings.paths("shared_cache_dirs"),
-        scratch=None if os.access(root, os.W_OK) else _scratch(),
+        scratch=None if _is_private(root) else _scratch(),
         min_free=settings.min_free,
     )
 
 
+def _is_private(root: Path) -> bool:
+    """Whether we, and nobody else, can write in the root."""
+    return os.access(root, os.W_OK) and not root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def _scratch() -> Path | None:
-    """Return the temp base, where there is one: a read-only cache can do without."""
+    """Return the temp base, where there is one: the store can do without."""
     try:
         return cache.get_temp_base_dir()
     except OSError:
