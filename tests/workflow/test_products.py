@@ -354,8 +354,9 @@ def test_open_index__says_how_large_it_will_be(tck, store, told):
     told.set_level(logging.INFO, "lacuna")
     open_index(store, tck, grid=RAS)
     said = [record.message for record in told.records if "building" in record.message]
-    assert [message.split()[1] for message in said] == ["map", "hits"]
-    assert all("about" in message and "--cache-dir" in message for message in said)
+    assert [message.split()[1] for message in said] == ["streamlines", "map", "hits"]
+    assert all("--cache-dir" in message for message in said)
+    assert ["about" in message for message in said] == [False, True, True]
 
 
 def test_estimate_bytes__is_within_a_factor_of_two(store, tmp_path):

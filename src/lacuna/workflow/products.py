@@ -105,9 +105,9 @@ class _Products:
 
         def made(directory: Path) -> None:
             self.built = True
-            if expected_bytes:
-                where = f"{size_text(expected_bytes)} in {self.store.root} (--cache-dir)"
-                logger.info("building %s of %s: about %s", product, self.name, where)
+            size = f": about {size_text(expected_bytes)}" if expected_bytes else ""
+            where = f"{size} in {self.store.root} (--cache-dir)"
+            logger.info("building %s of %s%s", product, self.name, where)
             make(directory)
 
         key = Key(product, parameters or {}, {"tractogram": self.fingerprint}, label or self.name)
