@@ -107,6 +107,7 @@ def _scratch_environment() -> Iterator[None]:
     from lacuna.utils.cache import child_environment, temp_dir
     from lacuna.utils.owner import own_scratch
 
+    _reap_ended()
     with own_scratch(), temp_dir("lacuna_") as directory:
         ours = child_environment(directory)
         before = {name: os.environ[name] for name in ours if name in os.environ}
@@ -119,6 +120,21 @@ def _scratch_environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             os.environ.update(before)
             tempfile.tempdir = None
+
+
+def _reap_ended() -> None:
+    """Remove what earlier runs left that were killed; on a full disk this one needs the space."""
+    import logging
+
+    from lacuna.store import reap_ended
+    from lacuna.utils.locations import find_temp_base
+
+    # Whatever is wrong there is reported, better, by those who need the place.
+    with suppress(OSError):
+        reaped = reap_ended(find_temp_base(make=False)[0])
+        for item in reaped.removed:
+            if item.lifetime:
+                logging.getLogger(__name__).info("removed %s: %s", item.path, item.evidence)
 
 
 @contextmanager

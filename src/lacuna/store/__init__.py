@@ -19,6 +19,8 @@ What may be kept is listed in `lacuna.store.buckets`; where it lies, in the layo
 
 from lacuna.store._digest import Key
 from lacuna.store._entry import Entry
+from lacuna.store._jobs import ask_schedulers
+from lacuna.store._reap import Reaped, ReapPlan, Scratch, plan_reap, reap_ended
 from lacuna.store._removal import Cleared, ClearPlan, Removal
 from lacuna.store._space import allocate, size_text
 from lacuna.store._store import Store, Verification
@@ -28,9 +30,15 @@ __all__ = [
     "Cleared",
     "Entry",
     "Key",
+    "ReapPlan",
+    "Reaped",
     "Removal",
+    "Scratch",
     "Store",
     "Verification",
     "allocate",
+    "ask_schedulers",
+    "plan_reap",
+    "reap_ended",
     "size_text",
 ]

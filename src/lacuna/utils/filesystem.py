@@ -107,6 +107,15 @@ def mount_of(
     return mount
 
 
+def mount_points() -> list[str]:
+    """Return where file systems are mounted; nothing where there is no such table."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            return [_unescape(line.split(" ")[4]) for line in file]
+    except OSError:
+        return []
+
+
 def is_local(path: str | os.PathLike[str]) -> bool:
     """Return whether a path surely lies on a file system that only this machine mounts."""
     return filesystem_type(path) in LOCAL_TYPES

@@ -252,6 +252,9 @@ def _verdict_here(pid: int, start_time: int | None) -> Verdict:
 def _describe_this_process(token: str) -> dict[str, Any]:
     facts = _process_facts(os.getpid())
     job = [f"{name}={os.environ[name]}" for name in _JOB_VARIABLES if os.environ.get(name)]
+    array = [os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK")]
+    if job and job[0].startswith("SLURM") and all(array):
+        job[0] += ",{}_{}".format(*array)
     return {
         "token": token,
         "host": os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME"),

@@ -3,19 +3,22 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from lacuna.cli.cache.reap import show_scratch
 from lacuna.cli.cache.selection import add_filters, selection
 from lacuna.cli.options import print_json, print_table, show_duration, show_size
 from lacuna.errors import CacheError
 from lacuna.utils.cache import describe
 
 if TYPE_CHECKING:
-    from lacuna.store import Entry
+    from lacuna.store import Entry, Scratch
     from lacuna.utils.filesystem import Location
 
+_MOST_SHOWN = 20
 _SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
     "used": lambda entry: -entry.used_at,
     "made": lambda entry: entry.meta["made"],
@@ -56,6 +59,7 @@ def _dir(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     locations = describe()
     held = _what_is_held(args) if locations[0].exists else {}
+    held["scratch"] = _scratch(locations[-1])
     if args.json:
         found = {"files": args.settings.files, "files_not_read": args.settings.unread}
         print_json({"locations": locations, **held, **found})
@@ -72,6 +76,7 @@ def _info(args: argparse.Namespace) -> int:
     if held.get("leftovers"):
         amount = show_size(held["leftover_bytes"])
         print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
+    _print_scratch(held["scratch"])
     for path in held.get("unmanaged", ()):
         print(f"unmanaged, never deleted: {path}")
     for file in args.settings.files:
@@ -79,6 +84,28 @@ def _info(args: argparse.Namespace) -> int:
     for file in args.settings.unread:
         print(f"configuration file not read: {file}")
     return 0
+
+
+def _scratch(temp: "Location") -> "tuple[Scratch, ...]":
+    """Return what lies in the temp base, if that can be read."""
+    from lacuna.store import plan_reap
+
+    with suppress(OSError):
+        return plan_reap(temp.path).items if temp.path else ()
+    return ()
+
+
+def _print_scratch(scratch: "Sequence[Scratch]") -> None:
+    """Print how much scratch there is, and each piece that nobody is known to use."""
+    if not scratch:
+        return
+    left = [item for item in scratch if item.state != "alive"]
+    n_bytes = sum(item.size_bytes or 0 for item in scratch)
+    print(f"scratch: {len(scratch)}, {show_size(n_bytes)}; {len(scratch) - len(left)} in use")
+    for item in left[:_MOST_SHOWN]:
+        print(f"  left: {show_scratch(item)}")
+    if left:
+        print(f"  {len(left)} left behind; `lacuna cache reap` removes what may go")
 
 
 def _state(location: "Location") -> str:
