@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     print("Data: 20 tracts of one real person, and two synthetic lesions on them.")
     print("Not a normative tractogram, and in that person's own space: see NOTICE.txt.")
     print("\nGetting ready (compiles for this processor the first time) …", flush=True)
-    kernel_seconds = _compile(files)
+    kernel_seconds = _compile()
     print("What do the lesions disconnect? (lacuna run snm, first time)", flush=True)
     first = _map_lesions(args, files, directory / "results")
     for outcome in first.outcomes:
@@ -89,27 +89,19 @@ def _map_lesions(args: argparse.Namespace, files: "DemoFiles", results: Path) ->
     return done
 
 
-def _compile(files: "DemoFiles") -> float:
+def _compile() -> float:
     """Have the kernels compiled, or loaded, and return the seconds that took.
 
     Otherwise the first index of all would seem to cost what the compiler does.
     """
-    import numpy as np
-
-    from lacuna.analysis.structural import disconnect_voxels
-    from lacuna.formats import open_tractogram, save_trx
-    from lacuna.geometry.grid import Grid
-    from lacuna.store import Store
     from lacuna.utils.cache import temp_dir
-    from lacuna.workflow.products import open_index
+    from lacuna.workflow.kernels import keep_kernels
+    from lacuna.workflow.shipping import sample_demo, use_kernels
 
     start = time.perf_counter()
     with temp_dir("demo_") as scratch:
-        few, points = scratch / "few.trx", open_tractogram(files.tractogram).streamlines
-        grid = Grid.over_box(np.full(3, -60.0), np.full(3, 60.0), 2.0)
-        save_trx(few, *points.gather(np.arange(50)), grid)
-        index = open_index(Store(scratch / "store"), few, grid=grid).index
-        disconnect_voxels(index, np.ones(grid.shape, bool), grid)
+        keep_kernels()
+        use_kernels(sample_demo(), "segment", scratch)
     return time.perf_counter() - start
 
 

@@ -1,6 +1,9 @@
 """``lacuna cache warm``: build ahead of time what runs will need."""
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,12 +14,27 @@ from lacuna.cli.tractogram import add_index_options, find_tractogram, report_gri
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add what fills the cache."""
     warm = add("warm", _warm, "Build ahead of time what runs will need.", needs="scratch")
-    warm.add_argument("--tractogram", type=Path, metavar="T", help=".tck, .trk or .trx")
+    warm.add_argument(
+        "--tractogram",
+        type=Path,
+        metavar="T",
+        help=".tck, .trk or .trx, or a name that `lacuna fetch --list` shows",
+    )
     add_index_options(warm)
     add_threads(warm)
+    warm.add_argument(
+        "--kernels",
+        action="store_true",
+        help="compile the kernels for every processor of this kind and put them into the installed "
+        "package, for whoever runs it: as who installed it; without --tractogram nothing else",
+    )
 
 
 def _warm(args: argparse.Namespace) -> int:
+    if args.kernels:
+        _ship_kernels(args)
+        if args.tractogram is None:
+            return 0
     from lacuna.workflow.products import open_index
     from lacuna.workflow.stores import open_store
 
@@ -38,3 +56,23 @@ def _warm(args: argparse.Namespace) -> int:
         print(f"{path}: {opened.n_streamlines} streamlines, index {state}")
         print_table((product, digest[:12]) for product, digest in opened.keys.items())
     return 0
+
+
+def _ship_kernels(args: argparse.Namespace) -> None:
+    from lacuna.utils.cache import temp_dir
+    from lacuna.workflow.kernels import BASELINE, SHIPPED
+    from lacuna.workflow.shipping import ship
+
+    # numba settles for a processor once per process: another process compiles.
+    code = "import sys; from lacuna.workflow.shipping import *; compile_into(Path(sys.argv[1]))"
+    with temp_dir("kernels_") as directory:
+        subprocess.run(
+            [sys.executable, "-P", "-c", code, str(directory)],
+            env=os.environ | BASELINE | {"NUMBA_DISABLE_JIT": "0"},
+            check=True,
+        )
+        n_kernels = ship(directory)
+    if args.json:
+        print_json({"kernels": n_kernels, "directory": SHIPPED})
+    else:
+        print(f"{n_kernels} kernels compiled into {SHIPPED}")
