@@ -9,16 +9,20 @@ import json
 import os
 import stat
 import time
+import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import xxhash
 
-from lacuna.errors import CacheDirError
+from lacuna.errors import CacheDirError, CacheEntryError
 from lacuna.store._digest import digest_of
-from lacuna.store._layout import META, walk
+from lacuna.store._layout import META, version_lag, walk
+from lacuna.store._lease import Lease, is_pinned, lease, release
+from lacuna.store._removal import restore
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # never hang on a fifo
 _FIRST_READ = 1 << 16
@@ -26,10 +30,18 @@ _READ_CAP = 1 << 24
 _LOOKS = 3
 _BLOCK = 1 << 20
 
+_TOUCH_EVERY_S = 3600.0
+_MARK_S = 1_500_000_000
+_MARKED_BELOW = 1_000_000_000  # in 2001 nothing was kept
+_MARK_PAUSES_S = (0.001, 0.01, 0.03, 0.1, 0.3, 0.6)
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """A cached thing, whole and checked; a context manager while its files are in use.
+
+    Inside the block a lease keeps everybody from deleting it. If it went before the block began,
+    entering raises `CacheEntryError`: ask for it again.
 
     Parameters
     ----------
@@ -47,12 +59,78 @@ class Entry:
     meta: Mapping[str, Any]
     root: str = ""
     read_only: bool = False
+    _leases: list[Lease] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        self._leases += self._leased()
         return self
 
     def __exit__(self, *_: object) -> None:
-        return None
+        if self._leases:
+            release(self._leases.pop())
+
+    def lease_for(self, user: object) -> None:
+        """Keep the entry from being deleted until an object is collected, or the process ends.
+
+        Parameters
+        ----------
+        user
+            What reads the files, such as an array that is mapped from one.
+
+        Raises
+        ------
+        CacheEntryError
+            It is gone already.
+        """
+        for held in self._leased():
+            weakref.finalize(user, release, held)
+
+    def touch(self) -> None:
+        """Note that it is used, at most once in an hour.
+
+        Raises
+        ------
+        FileNotFoundError
+            It is gone.
+        """
+        path = f"{self.directory}/{META}"
+        if time.time() - os.stat(path, follow_symlinks=False).st_mtime > _TOUCH_EVERY_S:
+            os.utime(path, follow_symlinks=False)
+
+    def _leased(self) -> list[Lease]:
+        """Return a lease on an entry that is surely there; none for one that nobody deletes."""
+        if self.read_only or not self.root:
+            return []
+        held = lease(self.root, self.digest)
+        try:
+            self._confirm()
+        except BaseException:
+            release(held)
+            raise
+        return [held]
+
+    def _confirm(self) -> None:
+        """Wait until no one is about to evict it, and make sure that it is there.
+
+        An evictor marks an entry before it looks at the leases. Who sees no mark after leasing will
+        be seen; who sees one waits for what the evictor decides, or brings the entry back.
+        """
+        path = f"{self.directory}/{META}"
+        for pause in (*_MARK_PAUSES_S, 0.0):
+            try:
+                if not is_marked(os.stat(path, follow_symlinks=False)):
+                    break
+            except FileNotFoundError:
+                if not restore(self.root, self.digest) and not os.path.lexists(path):
+                    raise CacheEntryError(
+                        f"{self.label or self.product} was removed from the cache in {self.root} "
+                        "before it could be used; ask for it again, and it is made anew."
+                    ) from None
+            except OSError:
+                break  # whoever reads it will say why that fails
+            time.sleep(pause)
+        with suppress(OSError):
+            self.touch()
 
     @property
     def path(self) -> Path:
@@ -93,9 +171,14 @@ class Entry:
     def used_at(self) -> float:
         """When it was last asked for, to within an hour; seconds since the epoch."""
         try:
-            return os.stat(f"{self.directory}/{META}").st_mtime
+            return used_at(os.stat(f"{self.directory}/{META}"))
         except FileNotFoundError:
             return time.time()  # somebody clears the cache at this moment
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it stays until it is unpinned."""
+        return bool(self.root) and is_pinned(self.root, self.digest)
 
     @property
     def made_in_s(self) -> float:
@@ -193,12 +276,52 @@ def _missing(error: OSError, directory: str, path: str) -> Damage | None:
     ) from error
 
 
+def used_at(status: os.stat_result) -> float:
+    """Return when an entry was last used, from the status of its sidecar."""
+    return status.st_mtime + _MARK_S * is_marked(status)
+
+
+def is_marked(status: os.stat_result) -> bool:
+    """Whether somebody is about to evict an entry, or ended while doing so."""
+    return status.st_mtime < _MARKED_BELOW
+
+
+def mark(directory: str) -> os.stat_result:
+    """Mark an entry as about to be evicted; return the status of its sidecar before.
+
+    The mark is a date: it can be set where the disk is full, and tells when the entry was used.
+    Of a group's entry only who made it can set one.
+    """
+    path = f"{directory}/{META}"
+    status = os.stat(path, follow_symlinks=False)
+    if not is_marked(status):
+        with suppress(PermissionError):
+            marked = status.st_mtime - _MARK_S
+            os.utime(path, (marked, marked), follow_symlinks=False)
+    return status
+
+
+def unmark(directory: str, status: os.stat_result) -> None:
+    """Take a mark away, unless the entry was used since."""
+    path = f"{directory}/{META}"
+    with suppress(OSError):
+        if is_marked(os.stat(path, follow_symlinks=False)):
+            os.utime(path, (used_at(status),) * 2, follow_symlinks=False)
+
+
 def survey(root: str, *, read_only: bool = False) -> Iterator[Entry | Damage]:
-    """Yield all that lies where entries lie, sorted; of a read-only root, what can be read."""
+    """Yield all that lies where entries lie, sorted; of a read-only root, what can be read.
+
+    What a newer program made is none of our business, nor what an older one made in a form that
+    we cannot read: it is not damaged.
+    """
     try:
         for directory, is_entry in walk(root):
-            digest = os.path.basename(directory)
-            if is_entry and (found := read(directory, digest, root=root, read_only=read_only)):
+            lag = version_lag(directory) if is_entry else -1
+            if lag < 0:
+                continue
+            found = read(directory, os.path.basename(directory), root=root, read_only=read_only)
+            if isinstance(found, Entry) or (found is not None and lag == 0):
                 yield found
     except OSError:
         if not read_only:

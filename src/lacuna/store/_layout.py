@@ -6,8 +6,11 @@
       downloads/ tdi/ transforms/   buckets; in each: v1/ab/<digest>/ payload files, meta.json
       tmp/                          default scratch
       .stage/ .trash/ .claims/ .leases/ .pins/
+      .partial/                     what came so far of files that are fetched
+      .libraries/                   templates and atlases that other libraries fetch
       .memo/                        fingerprints of input files, by path and stat
       .kernels/                     compiled kernels, in a private cache only
+      .usage/                       hits and misses of runs, and when eviction was last considered
 
 A directory that holds nothing of others carries our marker and a ``CACHEDIR.TAG`` (which tells
 backup programs to pass by). A root with other data in it gets neither; its buckets do, or, where
@@ -33,8 +36,14 @@ MARKER = ".lacuna-cache"
 TAG = "CACHEDIR.TAG"
 SCRATCH = "tmp"
 STAGE, TRASH, CLAIMS, MEMO = ".stage", ".trash", ".claims", ".memo"
+LEASES, PINS, USAGE = ".leases", ".pins", ".usage"
+PARTIAL = ".partial"
 
-_OURS = frozenset((*BUCKETS, SCRATCH, STAGE, TRASH, CLAIMS, MEMO, ".kernels", ".leases", ".pins"))
+_OURS = frozenset((*BUCKETS, SCRATCH, STAGE, TRASH, CLAIMS, LEASES, PINS, PARTIAL)) | {
+    *(MEMO, USAGE, ".kernels", ".libraries")
+}
+PRIVATE = frozenset((SCRATCH, MEMO, ".kernels"))  # what members of a group do not share
+DIRECTORIES = tuple(sorted(_OURS - PRIVATE))
 _MARKER_TEXT = b"Entries below this directory belong to Lacuna's cache, which may delete them.\n"
 _TAG_TEXT = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -98,7 +107,7 @@ def prepare_root(root: str) -> None:
     """Make the root, and mark it if it is ours alone."""
     if not os.path.isdir(root):
         os.makedirs(root, 0o700, exist_ok=True)
-    _mark(root, _is_ours)
+    _mark(root, is_ours)
 
 
 def prepare(root: str, location: str) -> None:
@@ -123,18 +132,26 @@ def is_marked(directory: str) -> bool:
         return False
 
 
-def _mark(directory: str, is_ours: "Callable[[os.DirEntry[str]], bool]") -> bool:
+def _mark(directory: str, is_own: "Callable[[os.DirEntry[str]], bool]") -> bool:
     """Mark a directory if all that is in it is ours; say whether it is marked."""
     if is_marked(directory):
         return True
     try:
-        if not all(map(is_ours, listing(directory))):
+        if not all(map(is_own, listing(directory))):
             return False
     except PermissionError:
         return False  # what cannot be looked at is somebody's
     with suppress(PermissionError):  # another member is about to do it
         write_marks(directory)
     return is_marked(directory)
+
+
+def find_other_data(root: str) -> str | None:
+    """Return the path of something in a root that is not ours, if there is any."""
+    try:
+        return next((item.path for item in listing(root) if not is_ours(item)), None)
+    except PermissionError as error:
+        return str(error.filename)
 
 
 def write_marks(directory: str) -> None:
@@ -148,7 +165,7 @@ def _is_mark(item: "os.DirEntry[str]") -> bool:
     return item.name in (MARKER, TAG) and item.is_file(follow_symlinks=False)
 
 
-def _is_ours(item: "os.DirEntry[str]") -> bool:
+def is_ours(item: "os.DirEntry[str]") -> bool:
     """Whether something in the root is ours: a name that others use too has to prove it.
 
     Scratch does by the token of an owner whose record lies beside it, a bucket by its marker.
@@ -162,6 +179,17 @@ def _is_ours(item: "os.DirEntry[str]") -> bool:
         ours = (f"{MEMO}-", *tokens)
         return all(any(text in name for text in ours) for name in names)
     return item.name.startswith(".") or is_marked(item.path) or not os.listdir(item.path)
+
+
+def is_group(root: str) -> bool:
+    """Whether the members of a group share a cache root."""
+    return modes.is_shared(root)
+
+
+def version_lag(directory: str) -> int:
+    """Return by how many versions the form of an entry is older than ours; below 0, newer."""
+    bucket, version = directory.split("/")[-4:-2]
+    return BUCKETS[bucket] - int(version[1:])
 
 
 def walk(root: str) -> Iterator[tuple[str, bool]]:

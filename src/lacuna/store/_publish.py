@@ -27,7 +27,7 @@ from lacuna.store._claim import Claim, judge, poll_delays, set_aside
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
 from lacuna.store._layout import META, listing, make_directory, prepare, write_file
-from lacuna.store._removal import discard, sweep
+from lacuna.store._removal import discard, restore, sweep
 from lacuna.store._space import explained, full_error, require_space
 from lacuna.utils.modes import is_shared, share_directory
 
@@ -149,12 +149,14 @@ def _wait(request: Request, claim: Claim, look: Callable[[], Entry | None]) -> E
 
 
 def _look_again(request: Request) -> Entry | None:
-    """Return the entry, if it came after all; else make room for it.
+    """Return the entry, if it came after all, or back from the trash; else make room for it.
 
     Only whoever holds the claim throws a damaged entry away: a mere reader may have looked at it
     before another mended it.
     """
     found = request.read()
+    if found is None and restore(request.root, request.key.digest):
+        found = request.read()
     if isinstance(found, Entry):
         return found
     with request.explained():

@@ -1,39 +1,43 @@
 """Removing: entries to the trash, trash for good, and nothing that could be reached through a link.
 
 Every step goes from one open directory to the next by name, without following links, so that a
-directory swapped for a link in the meantime leads nowhere. Clearing decides, shows, and does: only
-what lies where entries lie, below a marker of ours, is ever removed; and of the dot-directories
-only names that we gave.
+directory swapped for a link in the meantime leads nowhere. Of the dot-directories only names that
+we gave are removed.
+
+Trash is named ``<digest>.<owner token>.<number>``. What was evicted carries in its name where it
+came from, ``….<bucket>.<version>``: it is whole, and anybody who holds a lease on it, or finds that
+somebody does, renames it back. Whoever deletes it renames it first, to a name without that. So an
+entry comes back whole or not at all, wherever whoever evicts it is stopped.
 """
 
 import errno
 import json
 import os
+import re
 import shutil
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 
 from lacuna.store._claim import judge, set_aside
-from lacuna.store._entry import Damage, Entry, read, survey
 from lacuna.store._layout import (
     CLAIMS,
+    LEASES,
+    META,
     STAGE,
     TRASH,
-    is_marked,
     is_temporary_name,
     listing,
     make_directory,
     temporary_name,
     write_file,
 )
+from lacuna.store._lease import holders
+from lacuna.store.buckets import BUCKETS
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-
-Select = Callable[[Entry], bool]
+_EVICTED = re.compile(rf"([0-9a-f]{{64}})\.\w+\.\d+\.({'|'.join(BUCKETS)})\.(v\d+)")
 
 
 @contextmanager
@@ -50,9 +54,24 @@ def _opened(root: str, *parts: str) -> Iterator[int]:
 
 
 def discard(root: str, directory: str, reason: str) -> str | None:
-    """Move an entry to the trash; return its name there, None if it was gone already."""
+    """Move a damaged entry to the trash; return its name there, None if it was gone already."""
+    name = _throw(root, directory)
+    if name is not None:
+        # A full disk must not keep it from being thrown away.
+        with suppress(OSError), _opened(root, TRASH, name) as thrown:
+            write_file("reason.json", json.dumps({"reason": reason}).encode(), below=thrown)
+    return name
+
+
+def evict(root: str, directory: str) -> str | None:
+    """Move a whole entry to the trash, to be settled; None if it was gone already."""
+    bucket, version, *_ = os.path.relpath(directory, root).split("/")
+    return _throw(root, directory, f".{bucket}.{version}")
+
+
+def _throw(root: str, directory: str, suffix: str = "") -> str | None:
     bucket, version, shard, digest = os.path.relpath(directory, root).split("/")
-    name = temporary_name(digest)
+    name = temporary_name(digest) + suffix
     make_directory(f"{root}/{TRASH}")
     try:
         with _opened(root, bucket, version, shard) as source, _opened(root, TRASH) as trash:
@@ -61,36 +80,102 @@ def discard(root: str, directory: str, reason: str) -> str | None:
         if error.errno in _ELSEWHERE:
             return None
         raise
-    # A full disk must not keep it from being thrown away.
-    with suppress(OSError), _opened(root, TRASH, name) as thrown:
-        write_file("reason.json", json.dumps({"reason": reason}).encode(), below=thrown)
     return name
+
+
+def settle(root: str, name: str) -> bool:
+    """Look at the leases on trash: put it back, keep it, or remove it; say whether it is gone.
+
+    Raises
+    ------
+    OSError
+        The leases cannot be looked at, so that it stays.
+    """
+    digest = name.partition(".")[0]
+    if holders(root, digest):
+        _put_back(root, name)
+        return False
+    if _EVICTED.fullmatch(name):
+        doomed = temporary_name(digest)
+        try:
+            with _opened(root, TRASH) as trash:
+                os.rename(name, doomed, src_dir_fd=trash, dst_dir_fd=trash)
+        except FileNotFoundError:
+            return False
+        name = doomed
+    _remove(root, TRASH, name)
+    return True
+
+
+def restore(root: str, digest: str) -> bool:
+    """Put an entry back that was evicted and is not yet deleted; say whether there was one."""
+    return any(_put_back(root, name) for name in _names(root, TRASH, f"{digest}."))
+
+
+def restore_leased(root: str, start: str = "") -> None:
+    """Put back what whoever evicted it left in the trash, although it is in use."""
+    with suppress(OSError):
+        evicted = [name for name in _names(root, TRASH, start) if _EVICTED.fullmatch(name)]
+        in_use = holders(root, start) if evicted else {}
+        for name in evicted:
+            if name.partition(".")[0] in in_use:
+                _put_back(root, name)
+
+
+def _put_back(root: str, name: str) -> bool:
+    evicted = _EVICTED.fullmatch(name)
+    if evicted is None:
+        return False
+    digest, bucket, version = evicted.groups()
+    with suppress(OSError):  # it was made anew meanwhile, or another was faster
+        with (
+            _opened(root, TRASH) as trash,
+            _opened(root, bucket, version, digest[:2]) as shard,
+        ):
+            with suppress(OSError):
+                os.utime(f"{name}/{META}", dir_fd=trash, follow_symlinks=False)
+            os.rename(name, digest, src_dir_fd=trash, dst_dir_fd=shard)
+        return True
+    return False
 
 
 def sweep(root: str, start: str) -> None:
     """Remove what dead owners left under names that begin so: with a key's digest."""
-    for leftover in find_leftovers(root, start):
-        remove_leftover(root, leftover)
+    restore_leased(root, start)
+    with suppress(OSError):
+        for leftover in find_leftovers(root, start):
+            remove_leftover(root, leftover)
 
 
 def find_leftovers(root: str, start: str = "") -> list[str]:
-    """Return trash, and records whose owner is proven dead, as paths below the root."""
-    found = [f"{TRASH}/{name}" for name in _names(root, TRASH, start)]
-    for name in _names(root, CLAIMS, start):
-        holder = judge(root, name)
-        if holder is not None and holder.state == "dead":
-            found.append(f"{CLAIMS}/{name}")
+    """Return trash that nobody uses, and records of the proven dead, as paths below the root."""
+    trash = _names(root, TRASH, start)
+    in_use = holders(root, start) if trash else {}
+    found = [f"{TRASH}/{name}" for name in trash if name.partition(".")[0] not in in_use]
+    for place in (CLAIMS, LEASES):
+        for name in _names(root, place, start):
+            holder = judge(root, name, place)
+            if holder is not None and holder.state == "dead":
+                found.append(f"{place}/{name}")
     return found
 
 
-def remove_leftover(root: str, leftover: str) -> None:
-    """Remove trash, or the record of a dead owner after the stages for which it speaks."""
+def remove_leftover(root: str, leftover: str) -> bool:
+    """Remove trash, or the record of a dead owner after the stages for which it speaks.
+
+    Returns
+    -------
+    bool
+        Whether it was trash, and is gone.
+    """
     place, name = leftover.split("/")
     with suppress(OSError):
+        if place == TRASH and not name.endswith(".claim"):
+            return settle(root, name)
         if "." not in name:
             holder = judge(root, name)
             if holder is None or holder.state != "dead":
-                return
+                return False
             make_directory(f"{root}/{TRASH}")
             place, name = TRASH, set_aside(root, name, holder)
         if place == CLAIMS:
@@ -99,6 +184,7 @@ def remove_leftover(root: str, leftover: str) -> None:
             for stage in _names(root, STAGE, name.removesuffix("claim")):
                 _remove_stage(root, stage)
         _remove(root, place, name)
+    return False
 
 
 def _remove_stage(root: str, name: str) -> None:
@@ -124,11 +210,11 @@ def _names(root: str, place: str, start: str) -> list[str]:
     return []
 
 
-def _leftover_size(root: str, leftover: str) -> int:
+def leftover_size(root: str, leftover: str) -> int:
     """Return the bytes that removing a leftover frees, the stages with it."""
     place, name = leftover.split("/")
-    if place == TRASH:
-        return _tree_size(f"{root}/{leftover}")
+    if place != CLAIMS:
+        return _tree_size(f"{root}/{leftover}") if place == TRASH else 0
     holder = judge(root, name)
     token = holder.token if holder else ""
     stages = _names(root, STAGE, name if "." in name else f"{name}.{token}.")
@@ -145,136 +231,3 @@ def _tree_size(path: str) -> int:
             elif item.is_file(follow_symlinks=False):
                 total += item.stat(follow_symlinks=False).st_size
     return total
-
-
-@dataclass(frozen=True)
-class Removal:
-    """An entry that a plan removes, or keeps.
-
-    Parameters
-    ----------
-    directory
-        Where it lies.
-    label
-        What it is, for people.
-    size_bytes
-        Its payload; what removing it frees.
-    reason
-        Why it is kept; empty for one that goes.
-    """
-
-    directory: str
-    label: str
-    size_bytes: int
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class Cleared:
-    """What executing a plan came to.
-
-    Parameters
-    ----------
-    removed
-        Entries that are gone.
-    failed
-        Entries that are still there, each with the reason.
-    freed_bytes
-        Payload of the removed entries, and the leftovers.
-    """
-
-    removed: tuple[Removal, ...]
-    failed: tuple[Removal, ...]
-    freed_bytes: int
-
-
-@dataclass(frozen=True)
-class ClearPlan:
-    """What clearing would remove; nothing happens until `execute`.
-
-    Parameters
-    ----------
-    root
-        The cache root.
-    removals
-        Entries that go.
-    kept
-        Entries that were selected but stay, with the reason.
-    leftovers
-        Trash, and records of owners proven dead; paths below the root.
-    leftover_bytes
-        Their size.
-    unused_for_s
-        Entries that were used in this time stay.
-    """
-
-    root: str
-    removals: tuple[Removal, ...]
-    kept: tuple[Removal, ...]
-    leftovers: tuple[str, ...]
-    leftover_bytes: int
-    unused_for_s: float
-
-    @property
-    def expected_freed_bytes(self) -> int:
-        """What executing the plan frees."""
-        return sum(item.size_bytes for item in self.removals) + self.leftover_bytes
-
-    def execute(self) -> Cleared:
-        """Remove what the plan names, but for what was used, or changed, since it was made."""
-        for leftover in self.leftovers:
-            remove_leftover(self.root, leftover)
-        removed, failed = [], []
-        for item in self.removals:
-            try:
-                reason = self._reason_to_keep(item)
-                trash = None if reason else discard(self.root, item.directory, "cleared")
-            except OSError as error:
-                reason, trash = str(error), None
-            if reason:
-                failed.append(replace(item, reason=reason))
-            elif trash is not None:
-                remove_leftover(self.root, f"{TRASH}/{trash}")
-                removed.append(item)
-        freed = sum(item.size_bytes for item in removed) + self.leftover_bytes
-        return Cleared(tuple(removed), tuple(failed), freed)
-
-    def _reason_to_keep(self, item: Removal) -> str:
-        found = read(item.directory, os.path.basename(item.directory), root=self.root)
-        if found is None:
-            return ""
-        now = _judge_entry(found, self.unused_for_s)
-        return now.reason or ("" if now == item else "it is not what it was when this was planned")
-
-
-def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> ClearPlan:
-    """Decide what clearing a root removes; damaged entries go whatever is selected."""
-    items = [
-        _judge_entry(found, unused_for_s)
-        for found in survey(root)
-        if isinstance(found, Damage) or select is None or select(found)
-    ]
-    leftovers = tuple(find_leftovers(root))
-    return ClearPlan(
-        root,
-        tuple(item for item in items if not item.reason),
-        tuple(item for item in items if item.reason),
-        leftovers,
-        sum(_leftover_size(root, leftover) for leftover in leftovers),
-        unused_for_s,
-    )
-
-
-def _judge_entry(found: Entry | Damage, unused_for_s: float) -> Removal:
-    directory = found.directory
-    reason = ""
-    if isinstance(found, Damage):
-        item = Removal(directory, f"damaged: {found.reason}", _tree_size(directory))
-    else:
-        item = Removal(directory, found.label or found.product, found.size_bytes)
-        if time.time() - found.used_at < unused_for_s:
-            reason = f"used in the last {unused_for_s / 3600:g} hours"
-    version = os.path.dirname(os.path.dirname(directory))
-    if not (is_marked(version) or is_marked(os.path.dirname(version))):
-        reason = "no marker of the cache lies above it"
-    return replace(item, reason=reason)

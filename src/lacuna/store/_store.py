@@ -1,26 +1,40 @@
-"""The store's face: look up, make once, list, verify, clear."""
+"""The store's face: look up, make once, list, verify, pin, clear, evict."""
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lacuna.errors import CacheDirError
+from lacuna.errors import CacheDirError, CacheFullError
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, read, rehash, survey
 from lacuna.store._fingerprint import Fingerprints
-from lacuna.store._layout import META, walk
+from lacuna.store._layout import is_group, prepare, walk
+from lacuna.store._lease import holders, pin, unpin
+from lacuna.store._partial import Partial
+from lacuna.store._prune import (
+    RECENT_S,
+    Budget,
+    PrunePlan,
+    Select,
+    evict_when_due,
+    make_room,
+    plan_clear,
+    plan_prune,
+    total_bytes,
+)
 from lacuna.store._publish import Make, Request, make_once
-from lacuna.store._removal import ClearPlan, Select, plan_clear, sweep
 from lacuna.store._removal import discard as throw_away
+from lacuna.store._removal import sweep
+from lacuna.store._space import explained, size_text
+from lacuna.store._usage import Usage, count, read_usage
 
 _logger = logging.getLogger(__name__)
 
 _REFRESH_EVERY_S = 3600.0
-_RECENT_S = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -61,8 +75,16 @@ class Store:
         Searched after the root, in order, and never written.
     scratch
         Where fingerprints are remembered if the root cannot be written.
+    max_size, max_age_s
+        Budgets: what was unused for longest goes when the entries take more bytes, and what was
+        unused for longer goes in any case. Looked at after something was made, every few minutes
+        at most, and never in a root that a group shares; nor does what is pinned, in use, or was
+        used in the last 24 hours ever go.
     min_free
-        Bytes that a build whose size is known in advance must leave free.
+        Bytes that must stay free: eviction aims at it, and a build whose size is known in advance
+        is refused if it would leave less.
+    evict_below
+        Bytes below which eviction begins where no `min_free` is given; refuses nothing.
     foreign_wait_s
         How long to wait for a builder of which nobody can say whether it lives (on another host)
         before building as well.
@@ -74,12 +96,16 @@ class Store:
         *,
         read_only_roots: Sequence[Path | str] = (),
         scratch: Path | str | None = None,
+        max_size: int | None = None,
+        max_age_s: float | None = None,
         min_free: int | None = None,
+        evict_below: int = 0,
         foreign_wait_s: float = 900.0,
     ) -> None:
         self._root = os.path.abspath(root)
         self._read_only_roots = tuple(os.path.abspath(path) for path in read_only_roots)
         self._min_free = min_free or 0
+        self._budget = Budget(max_size, max_age_s, self._min_free or evict_below)
         self._foreign_wait_s = foreign_wait_s
         self._fingerprints = Fingerprints(
             self._root, None if scratch is None else os.path.abspath(scratch)
@@ -143,11 +169,11 @@ class Store:
         CacheEntryError
             What was made cannot be kept, or did not pass the check.
         """
-        entry = self.find(key)
-        if entry is not None:
-            if not entry.read_only:
-                self._refresh(entry)
+        entry = self._look_up(key)
+        if entry is not None and (entry.read_only or self._refresh(entry)):
+            count(self._root, hit=True)
             return entry
+        count(self._root, hit=False)
         request = Request(
             root=self._root,
             key=key,
@@ -158,7 +184,21 @@ class Store:
             foreign_wait_s=self._foreign_wait_s,
             tell=on_wait or _logger.warning,
         )
-        return make_once(request, lambda: self.find(key))
+        try:
+            entry = make_once(request, lambda: self.find(key))
+        except CacheFullError as error:
+            if not self._make_room(error, expected_bytes):
+                raise
+            entry = make_once(request, lambda: self.find(key))
+        self._evict()
+        return entry
+
+    def partial(self, key: Key) -> Partial:
+        """Return what is there of a file that arrives bit by bit, to be entered while it is made.
+
+        It outlives a maker that fails, and is taken up again by whoever makes the entry next.
+        """
+        return Partial(self._root, key, self._min_free)
 
     def fingerprint(self, path: Path | str) -> str:
         """Return the xxh3-128 of a file's content, or of a folder's names and files.
@@ -218,7 +258,61 @@ class Store:
                         gone = throw_away(root, found.directory, problem) is not None
                 yield Verification(Path(found.directory), label, size_bytes, problem, gone)
 
-    def plan_clear(self, select: Select | None = None, *, force: bool = False) -> ClearPlan:
+    def pin(self, entry: Entry) -> None:
+        """Keep an entry, whatever the budgets say, until it is unpinned.
+
+        Raises
+        ------
+        CacheDirError
+            The root of the entry cannot be written.
+        """
+        with explained(entry.root, f"the pin of {entry.label}"):
+            pin(entry.root, entry.digest, entry.label)
+
+    def unpin(self, entry: Entry) -> bool:
+        """Take the pin of an entry away; say whether there was one."""
+        with explained(entry.root, f"the pin of {entry.label}"):
+            return unpin(entry.root, entry.digest)
+
+    def users(self) -> Mapping[str, str]:
+        """Return who uses entries of the root now, or may do so, by digest."""
+        return holders(self._root)
+
+    def usage(self) -> Usage:
+        """Return how often earlier runs found what they asked the root for."""
+        return read_usage(self._root)
+
+    def total_bytes(self) -> int:
+        """Return what the entries of the root take."""
+        return total_bytes(self._root)
+
+    def plan_prune(
+        self,
+        *,
+        max_size: int | None = None,
+        max_age_s: float | None = None,
+        min_free: int | None = None,
+        old_versions: bool = False,
+    ) -> PrunePlan:
+        """Decide what has to go for the budgets; those not given here are the store's own.
+
+        Parameters
+        ----------
+        max_size, max_age_s, min_free
+            As of the store.
+        old_versions
+            Remove what lies in a form that this version does not read, too.
+        """
+        ours = self._budget
+        budget = Budget(
+            ours.max_size if max_size is None else max_size,
+            ours.max_age_s if max_age_s is None else max_age_s,
+            ours.min_free if min_free is None else min_free,
+            old_versions=old_versions,
+        )
+        return plan_prune(self._root, budget)
+
+    def plan_clear(self, select: Select | None = None, *, force: bool = False) -> PrunePlan:
         """Decide what clearing removes: entries, trash and what dead processes left.
 
         Parameters
@@ -228,15 +322,54 @@ class Store:
         force
             Remove entries that were used in the last 24 hours too.
         """
-        return plan_clear(self._root, select, unused_for_s=0.0 if force else _RECENT_S)
+        return plan_clear(self._root, select, unused_for_s=0.0 if force else RECENT_S)
 
-    def _refresh(self, entry: Entry) -> None:
-        """Note the use, and clear up after a builder that died between publishing and tidying."""
+    def _look_up(self, key: Key) -> Entry | None:
+        """Find a key; what keeps others of a group out of a new, empty directory is mended."""
+        try:
+            return self.find(key)
+        except CacheDirError:
+            if not is_group(self._root):
+                raise
+            with suppress(OSError):
+                prepare(self._root, key.location)
+            return self.find(key)
+
+    def _make_room(self, error: CacheFullError, need: int | None) -> bool:
+        """Evict what a build lacked room for, if it was on our disk."""
+        if not os.path.join(str(error.filename), "").startswith(os.path.join(self._root, "")):
+            return False
+        with suppress(OSError):
+            return make_room(self._root, error.errno, need, self._min_free)
+        return False
+
+    def _evict(self) -> None:
+        """Meet the budgets after something was made; what was made is there in any case."""
+        with suppress(OSError):
+            plan = evict_when_due(self._root, self._budget)
+            if plan is not None and plan.removals:
+                freed = size_text(sum(item.size_bytes for item in plan.removals))
+                message = "evicted %d entries unused for longest from the cache (%s)"
+                _logger.info(message, len(plan.removals), freed)
+
+    def _refresh(self, entry: Entry) -> bool:
+        """Note the use, and clear up after a builder that died between publishing and tidying.
+
+        Returns
+        -------
+        bool
+            Whether the entry is still there.
+        """
         now = time.monotonic()
         last = self._refreshed.get(entry.digest)
         if last is None or now - last > _REFRESH_EVERY_S:
             self._refreshed[entry.digest] = now
-            with suppress(OSError):
-                if time.time() - entry.used_at > _REFRESH_EVERY_S:
-                    os.utime(f"{entry.directory}/{META}", follow_symlinks=False)
+            try:
+                entry.touch()
+            except FileNotFoundError:
+                self._refreshed.pop(entry.digest)
+                return False
+            except OSError:
+                pass
             sweep(self._root, entry.digest)
+        return True

@@ -1,0 +1,401 @@
+"""Clearing and eviction: decide what goes, show it, look again, and remove it.
+
+Only what lies where entries lie, below a marker of ours, is ever removed, and nothing that is
+pinned or in use. Eviction takes what was unused for longest first, and no more than the budgets ask
+for. Between the plan and its execution anything may happen, so that each entry is looked at again:
+before it goes to the trash, and, for leases, when it is there.
+"""
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from lacuna.store._entry import (
+    Damage,
+    Entry,
+    is_marked,
+    mark,
+    read,
+    read_file,
+    survey,
+    unmark,
+    used_at,
+)
+from lacuna.store._layout import (
+    LEASES,
+    META,
+    TRASH,
+    USAGE,
+    is_group,
+    make_directory,
+    version_lag,
+    walk,
+    write_file,
+)
+from lacuna.store._layout import is_marked as has_marker
+from lacuna.store._lease import holders, is_pinned
+from lacuna.store._removal import (
+    _tree_size,
+    evict,
+    find_leftovers,
+    leftover_size,
+    remove_leftover,
+    restore,
+    restore_leased,
+    settle,
+)
+from lacuna.store._space import size_text
+from lacuna.utils.filesystem import free_space
+
+RECENT_S = 24 * 3600.0
+"""What was used in this time is not evicted."""
+
+_EVERY_S = 300.0
+_ROOM = 1 << 30
+_STAMP = "evicted"
+_USED = "it was used since this was planned"
+
+Select = Callable[[Entry], bool]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the cache may take.
+
+    Parameters
+    ----------
+    max_size
+        Bytes of all entries; None: any.
+    max_age_s
+        Entries that were unused for longer go; None: none do.
+    min_free
+        Bytes that should be free on the disk.
+    at_least
+        Bytes to free whatever the disk says: a quota does not show there.
+    old_versions
+        Whether entries in a form that this version no longer reads go in any case.
+    """
+
+    max_size: int | None = None
+    max_age_s: float | None = None
+    min_free: int = 0
+    at_least: int = 0
+    old_versions: bool = False
+
+
+@dataclass(frozen=True)
+class Removal:
+    """An entry that a plan removes, or keeps.
+
+    Parameters
+    ----------
+    directory
+        Where it lies.
+    label
+        What it is, for people.
+    size_bytes
+        Its payload; what removing it frees.
+    reason
+        Why it is kept; empty for one that goes.
+    because
+        Why it goes, if a budget says so.
+    used_at
+        When it was last asked for, seconds since the epoch.
+    """
+
+    directory: str
+    label: str
+    size_bytes: int
+    reason: str = ""
+    because: str = field(default="", compare=False)
+    used_at: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """What executing a plan came to.
+
+    Parameters
+    ----------
+    removed
+        Entries that are gone.
+    failed
+        Entries that are still there, each with the reason.
+    freed_bytes
+        Payload of the removed entries, and the leftovers.
+    """
+
+    removed: tuple[Removal, ...]
+    failed: tuple[Removal, ...]
+    freed_bytes: int
+
+
+@dataclass(frozen=True)
+class PrunePlan:
+    """What clearing or eviction would remove; nothing happens until `execute`.
+
+    Parameters
+    ----------
+    root
+        The cache root.
+    removals
+        Entries that go.
+    kept
+        Entries that would go, but stay, with the reason.
+    leftovers
+        Trash, and records of owners proven dead; paths below the root.
+    leftover_bytes
+        Their size.
+    unused_for_s
+        Entries that were used in this time stay.
+    missing_bytes
+        What would have to be freed beyond that to meet the budgets.
+    """
+
+    root: str
+    removals: tuple[Removal, ...]
+    kept: tuple[Removal, ...]
+    leftovers: tuple[str, ...]
+    leftover_bytes: int
+    unused_for_s: float
+    missing_bytes: int = 0
+
+    @property
+    def expected_freed_bytes(self) -> int:
+        """What executing the plan frees."""
+        return sum(item.size_bytes for item in self.removals) + self.leftover_bytes
+
+    def execute(self) -> Cleared:
+        """Remove what the plan names, but for what was used, or changed, since it was made."""
+        restore_leased(self.root)
+        for leftover in self.leftovers:
+            remove_leftover(self.root, leftover)
+        removed, failed = [], []
+        for item in self.removals:
+            try:
+                reason = _remove(self.root, item, self.unused_for_s)
+            except OSError as error:
+                reason = str(error)
+            if reason:
+                failed.append(replace(item, reason=reason))
+            elif reason is not None:
+                removed.append(item)
+        freed = sum(item.size_bytes for item in removed) + self.leftover_bytes
+        return Cleared(tuple(removed), tuple(failed), freed)
+
+
+def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> PrunePlan:
+    """Decide what clearing a root removes; damaged entries go whatever is selected."""
+    found = [
+        _describe(item)
+        for item in survey(root)
+        if isinstance(item, Damage) or select is None or select(item)
+    ]
+    if select is None:
+        found += [item for item in _scan(root, old_only=True) if not item.used_at]
+    in_use = holders(root)
+    judged = [_judge(root, item, in_use, unused_for_s) for item in found]
+    return _plan(root, judged, unused_for_s)
+
+
+def plan_prune(root: str, budget: Budget, *, unused_for_s: float = RECENT_S) -> PrunePlan:
+    """Decide what has to go for the budgets, what was unused for longest first."""
+    now, in_use = time.time(), holders(root)
+    items = sorted(_scan(root), key=lambda item: item.used_at)
+    plan = _plan(root, [], unused_for_s)
+    total = sum(item.size_bytes for item in items)
+    missing = _missing_bytes(root, budget, total, plan.leftover_bytes)
+    judged = []
+    for item in items:
+        if because := _because(item, budget, now, missing):
+            item = _judge(root, replace(item, because=because), in_use, unused_for_s)
+            judged.append(item)
+            missing -= 0 if item.reason else item.size_bytes
+    return replace(
+        plan,
+        removals=tuple(item for item in judged if not item.reason),
+        kept=tuple(item for item in judged if item.reason),
+        missing_bytes=max(missing, 0),
+    )
+
+
+def evict_when_due(root: str, budget: Budget) -> PrunePlan | None:
+    """Evict, if the budgets may be exceeded and nobody looked in the last minutes.
+
+    Returns
+    -------
+    PrunePlan or None
+        What was done, if anything was.
+    """
+    free, _ = free_space(root)
+    has_room = free is None or free >= budget.min_free
+    if has_room and budget.max_size is None and budget.max_age_s is None:
+        return None
+    if is_group(root) or not _is_due(f"{root}/{USAGE}"):
+        return None
+    plan = plan_prune(root, budget)
+    if plan.removals or plan.leftovers:
+        plan.execute()
+    return plan
+
+
+def make_room(root: str, number: int | None, need: int | None, keep_free: int) -> bool:
+    """Try once to free what a build lacked, if that can be had; say whether it was.
+
+    Parameters
+    ----------
+    root
+        The cache root; nothing is evicted from a group's without being asked.
+    number
+        The error that said so.
+    need
+        Bytes that it needs, if that is known.
+    keep_free
+        Bytes that must stay free beside it.
+    """
+    if is_group(root):
+        return False
+    wanted = _ROOM if need is None else need
+    free, inodes = free_space(root)
+    hidden = number == errno.EDQUOT or inodes == 0 or free is None or free >= wanted + keep_free
+    budget = Budget(min_free=wanted + keep_free, at_least=wanted if hidden else 0)
+    plan = plan_prune(root, budget)
+    if need is not None and plan.missing_bytes:
+        return False
+    return plan.execute().freed_bytes > 0
+
+
+def total_bytes(root: str) -> int:
+    """Return what the entries of a root take."""
+    return sum(item.size_bytes for item in _scan(root))
+
+
+def _is_due(directory: str) -> bool:
+    """Say whether nobody looked lately, and leave word that somebody does now."""
+    stamp = f"{directory}/{_STAMP}"
+    with suppress(OSError):
+        # abs: a clock that was wrong once must not end eviction for ever.
+        if abs(time.time() - os.lstat(stamp).st_mtime) < _EVERY_S:
+            return False
+    with suppress(OSError):
+        make_directory(directory)
+        write_file(stamp, b"")
+        os.utime(stamp)
+    return True
+
+
+def _missing_bytes(root: str, budget: Budget, total: int, leftover_bytes: int) -> int:
+    free, _ = free_space(root)
+    over = 0 if budget.max_size is None else total - budget.max_size
+    short = 0 if free is None else budget.min_free - free - leftover_bytes
+    return max(over, short, budget.at_least - leftover_bytes, 0)
+
+
+def _because(item: Removal, budget: Budget, now: float, missing: int) -> str:
+    if budget.old_versions and version_lag(item.directory) > 0:
+        return "this version no longer reads it"
+    if budget.max_age_s is not None and now - item.used_at > budget.max_age_s:
+        return "unused for longer than max_age"
+    return f"{size_text(missing)} have to go" if missing > 0 else ""
+
+
+def _scan(root: str, *, old_only: bool = False) -> Iterator[Removal]:
+    """Yield what may go, from the sidecars alone; an old form that cannot be read by its files."""
+    for directory, is_entry in walk(root):
+        lag = version_lag(directory) if is_entry else -1
+        if lag < 0 or (old_only and not lag):
+            continue
+        try:
+            meta = json.loads(read_file(f"{directory}/{META}"))
+            size = sum(fact["size"] for fact in meta["files"].values())
+            label = str(meta["label"] or meta["key"]["product"])
+            last = used_at(os.stat(f"{directory}/{META}", follow_symlinks=False))
+            yield Removal(directory, label, size, used_at=last)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            if os.path.isdir(directory):
+                yield _describe(Damage(directory, f"{META} cannot be read"))
+
+
+def _plan(root: str, judged: list[Removal], unused_for_s: float) -> PrunePlan:
+    leftovers = tuple(find_leftovers(root))
+    return PrunePlan(
+        root,
+        tuple(item for item in judged if not item.reason),
+        tuple(item for item in judged if item.reason),
+        leftovers,
+        sum(leftover_size(root, leftover) for leftover in leftovers),
+        unused_for_s,
+    )
+
+
+def _describe(found: Entry | Damage) -> Removal:
+    directory = found.directory
+    if isinstance(found, Entry):
+        label = found.label or found.product
+        return Removal(directory, label, found.size_bytes, used_at=found.used_at)
+    label = f"damaged: {found.reason}"
+    if version_lag(directory) > 0:
+        label = f"of an older version: {'/'.join(directory.split('/')[-4:-1])}"
+    return Removal(directory, label, _tree_size(directory))
+
+
+def _judge(root: str, item: Removal, in_use: Mapping[str, str], unused_for_s: float) -> Removal:
+    """Return an entry with the reason for which it stays, if there is one."""
+    directory = item.directory
+    digest, version = os.path.basename(directory), os.path.dirname(os.path.dirname(directory))
+    reason = ""
+    if not (has_marker(version) or has_marker(os.path.dirname(version))):
+        reason = "no marker of the cache lies above it"
+    elif digest in in_use:
+        reason = f"in use by {in_use[digest]}"
+    elif item.used_at and is_pinned(root, digest):
+        reason = "pinned"
+    elif time.time() - item.used_at < unused_for_s:
+        reason = f"used in the last {unused_for_s / 3600:g} hours"
+    return replace(item, reason=reason)
+
+
+def _remove(root: str, item: Removal, unused_for_s: float) -> str | None:
+    """Remove an entry; return why it stays, or None if it was gone already."""
+    digest = os.path.basename(item.directory)
+    found = read(item.directory, digest, root=root)
+    if found is None:
+        return None
+    now = _judge(root, _describe(found), holders(root, digest), unused_for_s)
+    if now.reason:
+        return now.reason
+    if isinstance(found, Entry) and now != item:
+        return "it is not what it was when this was planned"
+    status = None
+    with suppress(FileNotFoundError):
+        status = mark(item.directory)
+    if in_use := holders(root, digest):
+        if status is not None:
+            unmark(item.directory, status)
+        return f"in use by {in_use[digest]}"
+    if _was_used(item.directory, status):
+        return _USED
+    trash = evict(root, item.directory)
+    return None if trash is None else _look_again(root, trash, digest, status)
+
+
+def _look_again(root: str, trash: str, digest: str, status: os.stat_result | None) -> str:
+    """Remove what is in the trash, unless it was used on its way there; then say so."""
+    with suppress(OSError):
+        os.utime(f"{root}/{LEASES}")  # makes a client of a file server ask what is in it by now
+    if _was_used(f"{root}/{TRASH}/{trash}", status):
+        restore(root, digest)
+        return _USED
+    return "" if settle(root, trash) else _USED
+
+
+def _was_used(directory: str, before: os.stat_result | None) -> bool:
+    """Whether an entry was touched since it was marked; one without a sidecar cannot be."""
+    with suppress(OSError):
+        now = os.stat(f"{directory}/{META}", follow_symlinks=False)
+        return before is not None and not is_marked(now) and used_at(now) != used_at(before)
+    return False
