@@ -294,6 +294,24 @@ def parse_size(text: str | int) -> int:
     return int(float(number) * (1000 if decimal else 1024) ** _SIZE_PREFIXES.index(prefix.upper()))
 
 
+def certificates() -> str | None:
+    """Return the file or folder of trusted certificates that the environment names, if any.
+
+    Raises
+    ------
+    ConfigError
+        If it does not exist.
+    """
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if path := os.environ.get(name):
+            if not os.path.exists(path):
+                raise ConfigError(
+                    f"{name} names {path}, which does not exist; mend it or unset it."
+                )
+            return path
+    return None
+
+
 def available_cpus() -> int:
     """Return how many processors this process may use: its affinity and its cgroup's quota."""
     n_cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

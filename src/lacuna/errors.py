@@ -11,12 +11,17 @@
     │   ├── SpaceError          template spaces: unknown, unstated, or not the same
     │   ├── LesionError         a lesion mask that is no lesion mask
     │   └── DatasetError        a folder of lesions, or an output folder
-    └── CacheError              where files live, or what is kept there
-        ├── CacheDirError       a cache or scratch directory (also an OSError)
-        ├── CacheFullError      no space, quota or inodes left (also an OSError)
-        └── CacheEntryError     an entry that cannot be built, or that is damaged
+    ├── CacheError              where files live, or what is kept there
+    │   ├── CacheDirError       a cache or scratch directory (also an OSError)
+    │   ├── CacheFullError      no space, quota or inodes left (also an OSError)
+    │   └── CacheEntryError     an entry that cannot be built, or that is damaged
+    └── NetworkError            what is fetched from elsewhere
+        ├── FetchError          no address gave the file, or none is known
+        ├── ChecksumError       a file is not the one that was asked for
+        └── OfflineError        the network is not to be used
 
-The first branch says whose turn it is: the caller's, or that of whoever looks after the disk.
+The first branch says whose turn it is: the caller's, that of whoever looks after the disk, or the
+network's.
 A message says what happened, with values, and what to do. Every error survives pickling, so that
 it crosses process boundaries whole.
 """
@@ -79,3 +84,19 @@ class CacheFullError(CacheDirError):
 
 class CacheEntryError(CacheError):
     """An entry cannot be built, or is damaged where it cannot be mended."""
+
+
+class NetworkError(LacunaError):
+    """What is kept elsewhere cannot be had."""
+
+
+class FetchError(NetworkError):
+    """No address gave the file, or none is known."""
+
+
+class ChecksumError(NetworkError):
+    """A file is not the one that was asked for."""
+
+
+class OfflineError(NetworkError):
+    """The network is needed, and not to be used."""

@@ -20,6 +20,7 @@ COMMANDS = (
     "lacuna.cli.run",
     "lacuna.cli.demo",
     "lacuna.cli.tdi",
+    "lacuna.cli.fetch",
     "lacuna.cli.cache",
     "lacuna.cli.config",
 )
@@ -101,15 +102,18 @@ def _prepare(args: argparse.Namespace, stack: ExitStack) -> None:
 
 @contextmanager
 def _scratch_environment() -> Iterator[None]:
-    """Make every library write its scratch files into one directory, which ends with the run."""
+    """Make every library write its scratch files into one directory, which ends with the run.
+
+    What it fetches goes below the cache.
+    """
     import tempfile
 
-    from lacuna.utils.cache import child_environment, temp_dir
+    from lacuna.utils.cache import child_environment, library_environment, temp_dir
     from lacuna.utils.owner import own_scratch
 
     _reap_ended()
     with own_scratch(), temp_dir("lacuna_") as directory:
-        ours = child_environment(directory)
+        ours = child_environment(directory) | library_environment()
         before = {name: os.environ[name] for name in ours if name in os.environ}
         os.environ.update(ours)
         tempfile.tempdir = None  # it remembers the directory of its first use

@@ -78,7 +78,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_argument_group("what is analysed")
     what.add_argument(
-        "--tractogram", type=Path, metavar="T", help="normative tractogram: .tck, .trk or .trx"
+        "--tractogram",
+        type=Path,
+        metavar="T",
+        help="normative tractogram: .tck, .trk or .trx, or a name that `lacuna fetch --list` shows",
     )
     what.add_argument("--space", metavar="S", help="space of the lesions, if they do not say")
     what.add_argument(

@@ -5,7 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lacuna.cli.options import add_threads, common_options
-from lacuna.cli.tractogram import add_index_options, read_weights, report_grid, show_progress
+from lacuna.cli.tractogram import (
+    add_index_options,
+    find_tractogram,
+    read_weights,
+    report_grid,
+    show_progress,
+)
 
 EXAMPLE = """\
 example:
@@ -23,7 +29,12 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common_options()],
     )
-    parser.add_argument("tractogram", type=Path, metavar="TRACTOGRAM", help=".tck, .trk or .trx")
+    parser.add_argument(
+        "tractogram",
+        type=Path,
+        metavar="TRACTOGRAM",
+        help=".tck, .trk or .trx, or a name that `lacuna fetch --list` shows",
+    )
     parser.add_argument("output", type=Path, metavar="OUT.nii.gz", help="image to write")
     add_index_options(parser)
     parser.add_argument(
@@ -38,12 +49,12 @@ def run(args: argparse.Namespace) -> int:
     from lacuna.workflow.products import make_tdi
     from lacuna.workflow.stores import open_store
 
-    store = open_store(args.settings)
+    store, path = open_store(args.settings), find_tractogram(args)
     with show_progress(args) as progress:
-        grid = report_grid(args, store, args.tractogram, progress)
+        grid = report_grid(args, store, path, progress)
         tdi = make_tdi(
             store,
-            args.tractogram,
+            path,
             grid=grid,
             rule=args.rule,
             upsample=args.upsample,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacuna.cli.options import positive
-from lacuna.errors import OptionError
+from lacuna.errors import FetchError, OptionError
 
 if TYPE_CHECKING:
+    from lacuna.assets.catalog import Asset
     from lacuna.geometry.grid import FloatArray, Grid
     from lacuna.geometry.space import StatedSpace
     from lacuna.store import Store
@@ -62,30 +63,56 @@ def setting_as_space(args: argparse.Namespace, key: str) -> "StatedSpace | None"
 def find_tractogram(args: argparse.Namespace) -> Path:
     """Return the tractogram that the command line or a configuration file names.
 
+    It is a path, or, where there is nothing of that name, an asset of the catalogue.
+
     Raises
     ------
     OptionError
         If neither does.
+    FetchError
+        If it is an asset that is not in the cache; the message says how it gets there.
     """
+    asset = _find_asset(args)
+    if asset is not None:
+        from lacuna.assets.catalog import find_fetched
+        from lacuna.assets.fetch import how_to_get
+        from lacuna.workflow.stores import open_store
+
+        entry = find_fetched(open_store(args.settings).entries(), asset)
+        if entry is None:
+            raise FetchError(how_to_get(asset))
+        entry.lease_for(args)  # for as long as the command runs
+        entry.touch()
+        return entry.path / entry.files[0]
     if args.tractogram is not None:
         return Path(args.tractogram).absolute()
     configured: tuple[Path, ...] = args.settings.paths("tractogram")
     if not configured:
         raise OptionError(
-            "No tractogram: give --tractogram FILE, or set tractogram in the configuration file."
+            "No tractogram: give --tractogram FILE or a name that `lacuna fetch --list` shows, or "
+            "set tractogram in the configuration file."
         )
     return configured[0].absolute()
 
 
+def _find_asset(args: argparse.Namespace) -> "Asset | None":
+    """Return the asset of the catalogue that is named as the tractogram; a path comes first."""
+    from lacuna.assets.catalog import load_catalog
+
+    named = str(args.tractogram or args.settings.tractogram or "")
+    return None if Path(named).exists() else load_catalog().get(named)
+
+
 def find_space(args: argparse.Namespace, path: Path) -> "StatedSpace | None":
-    """Return the space of a tractogram, as stated by option, beside the file, or configured."""
+    """Return the space of a tractogram: by option, beside the file, catalogued or configured."""
+    from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.lesion import tractogram_space
 
-    return tractogram_space(
-        path,
-        option_as_space(args, "tractogram_space"),
-        default_space=setting_as_space(args, "tractogram_space"),
-    )
+    asset = _find_asset(args)
+    default = setting_as_space(args, "tractogram_space")
+    if asset is not None:
+        default = StatedSpace(asset.space, "Lacuna's catalogue") if asset.space else None
+    return tractogram_space(path, option_as_space(args, "tractogram_space"), default_space=default)
 
 
 def report_grid(
@@ -126,7 +153,7 @@ def read_weights(path: Path) -> "FloatArray":
 
 
 @contextmanager
-def show_progress(args: argparse.Namespace) -> Iterator["Progress | None"]:
+def show_progress(args: argparse.Namespace, doing: str = "building") -> Iterator["Progress | None"]:
     """Yield a callback that draws progress bars on stderr, none where nobody would watch."""
     if args.quiet or not sys.stderr.isatty():
         yield None
@@ -140,7 +167,7 @@ def show_progress(args: argparse.Namespace) -> Iterator["Progress | None"]:
 
         def tell(what: str, done: int, total: int) -> None:
             if what not in bars:
-                bars[what] = display.add_task(f"building {what}", total=total)
-            display.update(bars[what], completed=done)
+                bars[what] = display.add_task(f"{doing} {what}")
+            display.update(bars[what], completed=done, total=total or None)
 
         yield tell

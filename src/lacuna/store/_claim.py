@@ -128,14 +128,14 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def judge(root: str, name: str) -> Holder | None:
-    """Return whose record lies among the claims, and whether that process lives.
+def judge(root: str, name: str, place: str = CLAIMS) -> Holder | None:
+    """Return whose record lies among the claims, or elsewhere, and whether that process lives.
 
     A record that nobody signs for a while is a dead owner's: it died between creating the file and
     writing into it, a moment later. One that cannot be *read* is another's, of whom nothing is
     known.
     """
-    path = f"{root}/{CLAIMS}/{name}"
+    path = f"{root}/{place}/{name}"
     try:
         status = os.lstat(path)
     except FileNotFoundError:

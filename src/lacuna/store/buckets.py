@@ -16,6 +16,7 @@ PRODUCTS = {
     "streamlines": ("tdi", 1),  # order, end points, lengths, weights and groups of a tractogram
     "hits": ("tdi", 1),  # cell of the 1 mm lattice → the streamlines that pass through it
     "map": ("tdi", 1),  # streamline → the voxels of a report grid that it visits, and the TDI
+    "download": ("downloads", 1),  # a file, known by its checksum and its name
     "unpacked": ("tdi", 1),  # a compressed tractogram in a form that can be mapped
 }
 """Product: its bucket, and the version of what it holds."""

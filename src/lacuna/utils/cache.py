@@ -48,6 +48,7 @@ __all__ = [
     "get_temp_base_dir",
     "get_temp_dir",
     "get_transform_cache_dir",
+    "library_environment",
     "make_temp_file",
     "run_with_locations",
     "set_locations",
@@ -65,6 +66,14 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
     PathText = str | os.PathLike[str]
+
+_LIBRARIES = (
+    ("TEMPLATEFLOW_HOME", "templateflow"),
+    ("NILEARN_DATA", "nilearn"),
+    ("DIPY_HOME", "dipy"),
+    ("NEUROMAPS_DATA", "neuromaps"),
+    ("AFQ_HOME", "afq"),
+)
 
 _as_path = functools.cache(Path)
 
@@ -265,6 +274,25 @@ def child_environment(directory: PathText | None = None) -> dict[str, str]:
     if exported := os.environ.get(locations.EXPORT):
         variables[locations.EXPORT] = exported
     return variables
+
+
+def library_environment() -> dict[str, str]:
+    """Return the variables that make other libraries keep below the cache what they fetch.
+
+    To be merged into the environment of a program, or into this process's own. A variable that
+    is set already stays as it is; where the cache cannot be written, there are none.
+    """
+    from lacuna.utils.filesystem import is_writable
+
+    try:
+        cache, _ = find_cache_dir(make=False)
+    except CacheDirError:
+        return {}
+    return {
+        variable: os.path.join(cache, ".libraries", library)
+        for variable, library in _LIBRARIES
+        if not os.environ.get(variable) and is_writable(cache)
+    }
 
 
 def describe() -> list[Location]:

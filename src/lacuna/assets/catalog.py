@@ -1,0 +1,98 @@
+"""The catalogue of data that Lacuna does not bring: ``catalog.toml``, read and checked."""
+
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from lacuna.errors import OptionError
+from lacuna.store import Entry
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Sum = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that others publish.
+
+    Parameters
+    ----------
+    name
+        By which it is asked for.
+    kind
+        What it is, in a word or two.
+    space
+        Name of its template space; of a transform, the one that it leads to.
+    files
+        Names under which it may be kept, one for each ending.
+    licence, citation, doi
+        Terms, and what to cite.
+    how
+        Where a person finds it, in a sentence.
+    size_bytes
+        About; None if that is not known.
+    urls
+        Addresses of the first of ``files``, the best first.
+    sha256
+        Of that file.
+    """
+
+    name: _Text
+    title: _Text
+    kind: _Text
+    space: str | None
+    files: Annotated[tuple[_Text, ...], msgspec.Meta(min_length=1)]
+    licence: _Text
+    citation: _Text
+    doi: _Text
+    how: _Text
+    size_bytes: int | None = None
+    urls: tuple[_Text, ...] = ()
+    sha256: _Sum | None = None
+
+    @property
+    def is_fetchable(self) -> bool:
+        """Whether Lacuna knows an address and the checksum."""
+        return bool(self.urls and self.sha256)
+
+
+@cache
+def load_catalog() -> dict[str, Asset]:
+    """Return the assets of the catalogue by name."""
+    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
+    tables = tomllib.loads(text)
+    said = {name: {"name": name, "space": None, **table} for name, table in tables.items()}
+    return msgspec.convert(said, dict[str, Asset])
+
+
+def get_asset(name: str) -> Asset:
+    """Return an asset of the catalogue.
+
+    Raises
+    ------
+    OptionError
+        If there is none of that name.
+    """
+    catalog = load_catalog()
+    if name in catalog:
+        return catalog[name]
+    near = get_close_matches(name.lower(), [known.lower() for known in catalog], n=1)
+    nearest = [known for known in catalog if known.lower() in near]
+    hint = f"did you mean {nearest[0]}?" if nearest else "`lacuna fetch --list` shows what is."
+    raise OptionError(f"{name} is neither an address nor a name in the catalogue; {hint}")
+
+
+def find_fetched(entries: Iterable[Entry], asset: Asset) -> Entry | None:
+    """Return the entry that holds an asset, fetched or taken in; the newest of several."""
+    held = [
+        entry
+        for entry in entries
+        if entry.product == "download"
+        and entry.files[0] in asset.files
+        and asset.sha256 in (None, entry.meta["key"]["parameters"]["sha256"])
+    ]
+    return max(held, key=lambda entry: str(entry.meta["made"]), default=None)
