@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +158,12 @@ class ReapPlan:
                     continue  # still needed, to judge what could not be removed
             now = judge.look(name)
             problem = now and (_remove(now, self._rules) if now.removable else now.reason)
-            if problem:
+            if problem and os.path.lexists(item.path):
                 failed.append(replace(item, removable=False, reason=problem))
             else:
                 removed.append(item)
-        current_owner().release(os.fspath(self.base))
+        if removed or failed:
+            current_owner().release(os.fspath(self.base))
         freed = sum(item.size_bytes or 0 for item in removed)
         return Reaped(tuple(removed), tuple(failed), freed)
 
@@ -268,7 +270,10 @@ class _Judge:
         self._base = base
         self._rules = rules
         self._jobs: Mapping[str, bool | None] = {}
-        self._mounts = mount_points()
+
+    @cached_property
+    def _mounts(self) -> list[str]:
+        return mount_points()
 
     def ask(self, items: Iterable[Scratch]) -> None:
         """Ask once whether the jobs of all that may go are over."""
@@ -294,7 +299,7 @@ class _Judge:
         state, evidence, record = max(owners, key=lambda owner: _WEAKEST.index(owner[0]))
         lifetime = "" if is_record else ("caller" if CALLER in _lifetimes(name) else "process")
         who = f"process {record.get('pid')} on {record.get('host')}" if record else "a process"
-        job = record.get("job") if isinstance(record.get("job"), str) else None
+        job = next((job for *_, by in owners if isinstance(job := by.get("job"), str)), None)
         item = Scratch(path, kind, lifetime, who, state, evidence, job, size_bytes=size)
         if not decide:
             return item
@@ -324,19 +329,16 @@ class _Judge:
             return False, f"it belongs to another user ({uid})"
         if item.state == "alive":
             return False, "its owner lives"
-        asked = rules.jobs is not None
-        if item.job and asked and (live := self._jobs.get(item.job)) is not False:
-            return (
-                False,
-                f"{item.job} is not over" if live else f"nobody says if {item.job} is over",
-            )
+        job = None if item.kind == "record" else item.job
+        if job and rules.jobs is not None and (live := self._jobs.get(job)) is not False:
+            return False, f"{job} is not over" if live else f"nobody says whether {job} is over"
         inside = os.path.join(os.path.realpath(item.path), "")
         if any(point.startswith(inside) for point in self._mounts):
             return False, "something is mounted in it"
         if item.state == "dead" and item.lifetime != "caller":
             return True, "its owner has ended"
-        if item.state == "dead" and item.job and not asked:
-            return False, f"nobody was asked if {item.job} is over"
+        if item.state == "dead" and job and rules.jobs is None:
+            return False, f"nobody was asked whether {job} is over"
         if item.size_bytes == 0 and item.kind == "record":
             may_go = not _is_modified_since(item.path, rules.now - _DAY_S)
             return may_go, "nothing was ever written into it"

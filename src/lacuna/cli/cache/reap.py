@@ -11,6 +11,11 @@ from lacuna.errors import OptionError
 if TYPE_CHECKING:
     from lacuna.store import Scratch
 
+_ADVICE = {
+    "nothing proves": "; --foreign --older-than TIME goes by its age",
+    "nobody was asked": "; --ask-scheduler asks",
+}
+
 
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add what deletes scratch."""
@@ -87,4 +92,5 @@ def show_scratch(item: "Scratch") -> str:
     size = "" if item.size_bytes is None else f", {show_size(item.size_bytes)}"
     job = f", {item.job}" if item.job else ""
     about = f"{item.path.name} ({kind}{size})"
-    return f"{about}: {item.reason} ({item.owner}{job}: {item.evidence})"
+    advice = next((text for start, text in _ADVICE.items() if item.reason.startswith(start)), "")
+    return f"{about}: {item.reason}{advice} ({item.owner}{job}: {item.evidence})"
