@@ -20,15 +20,8 @@ from lacuna.store import Entry, Key, Store
 _logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
-_BEGINNINGS = {
-    ".trk": b"TRACK",
-    ".tck": b"mrtrix tracks",
-    ".trx": b"PK",
-    ".zip": b"PK",
-    ".gz": b"\x1f\x8b",
-    ".h5": b"\x89HDF",
-}
-"""With what a file of that ending begins."""
+_BEGINNINGS = {".zip": b"PK", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF"}
+"""With what a file of that ending begins, where `lacuna.formats` does not read it."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +215,8 @@ def _take_in(store: Store, wanted: _Wanted, path: Path, progress: Progress | Non
 
 def _name_for(wanted: _Wanted, path: Path) -> str:
     """Return the name under which a file is kept, after a look at how it begins."""
+    from lacuna.formats import check_header
+
     if not path.is_file():
         raise FormatError(f"{path} is no file. Give the one that holds {wanted.said}.")
     with path.open("rb") as file:
@@ -241,6 +236,7 @@ def _name_for(wanted: _Wanted, path: Path) -> str:
             f"{path} does not begin as a {_ending(name)} file does, but with {start[:12]!r}: it is "
             "another format, or damaged. Download it again."
         )
+    check_header(path)
     return name
 
 

@@ -78,10 +78,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what = parser.add_argument_group("what is analysed")
     what.add_argument(
-        "--tractogram",
-        type=Path,
-        metavar="T",
-        help="normative tractogram: .tck, .trk or .trx, or a name that `lacuna fetch --list` shows",
+        "--tractogram", type=Path, metavar="T", help="a .tck, .trk or .trx, or a fetched NAME"
     )
     what.add_argument("--space", metavar="S", help="space of the lesions, if they do not say")
     what.add_argument(
@@ -338,14 +335,19 @@ def _complain(name: str, error: Exception) -> None:
 
 
 def _conclude(args: argparse.Namespace, done: Finished) -> int:
+    from lacuna.cli.cache.show import say_if_large
+    from lacuna.workflow.stores import open_store
+
     n = len(done.outcomes)
     n_failed = sum(outcome.error is not None for outcome in done.outcomes)
     _say(args, f"{n - n_failed} of {n} lesions done, results in {done.plan.output_dir}")
+    if done.opened.built:  # only then did it grow; to look at every entry costs a file server
+        _say(args, say_if_large(open_store(args.settings).total_bytes()))
     if n_failed:
         print(f"lacuna: error: {n_failed} of {n} lesions failed", file=sys.stderr)
     return 1 if n_failed else 0
 
 
 def _say(args: argparse.Namespace, text: str) -> None:
-    if not args.quiet:
+    if text and not args.quiet:
         print(text, file=sys.stderr)

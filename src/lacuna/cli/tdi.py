@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         "tractogram",
         type=Path,
         metavar="TRACTOGRAM",
-        help=".tck, .trk or .trx, or a name that `lacuna fetch --list` shows",
+        help="a .tck, .trk or .trx, or a fetched NAME",
     )
     parser.add_argument("output", type=Path, metavar="OUT.nii.gz", help="image to write")
     add_index_options(parser)

@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 from lacuna.errors import FormatError
+from lacuna.formats import tck, trk
 from lacuna.formats.replace import replacing
 from lacuna.formats.tck import open_tck, save_tck
 from lacuna.formats.tractogram_file import (
@@ -19,6 +20,7 @@ from lacuna.formats.tractogram_file import (
     broken_gzip,
     check_placement,
     check_spans,
+    map_bytes,
 )
 from lacuna.formats.trk import open_trk
 from lacuna.formats.trx import is_deflated, open_trx, save_trx, store_plain
@@ -26,6 +28,7 @@ from lacuna.formats.trx import is_deflated, open_trx, save_trx, store_plain
 __all__ = [
     "Spans",
     "TractogramFile",
+    "check_header",
     "needs_unpacking",
     "open_tractogram",
     "save_tck",
@@ -65,6 +68,23 @@ def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> Tr
     # What a format knows to be wrong explains more than where the points are.
     warnings = opened.warnings + check_placement(opened.streamlines)
     return dataclasses.replace(opened, warnings=warnings)
+
+
+def check_header(path: str | PathLike[str]) -> None:
+    """Look whether a file begins as its name says, and no further, if its format is one of ours.
+
+    Raises
+    ------
+    FormatError
+        If it does not, or is cut short before its points begin.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".trk":
+        trk.read_header(path, map_bytes(path))
+    elif path.suffix.lower() == ".tck":
+        tck.read_header(path, map_bytes(path))
+    elif path.suffix.lower() == ".trx":
+        is_deflated(path)
 
 
 def needs_unpacking(path: str | PathLike[str]) -> bool:

@@ -39,7 +39,7 @@ def open_tck(path: Path, spans: Spans | None = None) -> TractogramFile:
         If the file is broken; says where.
     """
     data = map_bytes(path)
-    header, header_end = _read_header(path, data)
+    header, header_end = read_header(path, data)
     warnings: list[str] = []
     start = _data_start(path, header, header_end, len(data))
     dtype = _dtype(path, header)
@@ -86,7 +86,8 @@ def save_tck(
         stream.write(spaced.data)
 
 
-def _read_header(path: Path, data: ByteArray) -> tuple[dict[str, str], int]:
+def read_header(path: Path, data: ByteArray) -> tuple[dict[str, str], int]:
+    """Return the lines of the header, and where it ends, or raise `FormatError`."""
     head = data[:MAX_HEADER_BYTES].tobytes()
     if not head.startswith(MAGIC):
         raise FormatError(

@@ -65,7 +65,7 @@ def open_trk(path: Path, spans: Spans | None = None) -> TractogramFile:
         If the file is broken; says where.
     """
     data = map_bytes(path)
-    fields = _read_header(path, data)
+    fields = read_header(path, data)
     n_words = (len(data) - HEADER_BYTES) // 4
     words = data[HEADER_BYTES : HEADER_BYTES + 4 * n_words].view("<f4")
     warnings: list[str] = []
@@ -86,7 +86,8 @@ def open_trk(path: Path, spans: Spans | None = None) -> TractogramFile:
     return TractogramFile(path, "trk", streamlines, warnings=tuple(warnings))
 
 
-def _read_header(path: Path, data: ByteArray) -> np.void:
+def read_header(path: Path, data: ByteArray) -> np.void:
+    """Return the fields of the header, or raise `FormatError`."""
     magic = data[:6].tobytes()
     if not magic.startswith(b"TRACK"):
         raise FormatError(

@@ -10,6 +10,7 @@ own has it. No name is ever used twice, so that of two who try, one succeeds.
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,20 +18,21 @@ from typing import Any, Self
 
 from lacuna.store._claim import judge
 from lacuna.store._digest import Key
-from lacuna.store._entry import read_file
 from lacuna.store._layout import (
     PARTIAL,
     TRASH,
     is_temporary_name,
     make_directory,
+    prepare_root,
     temporary_name,
     write_file,
 )
 from lacuna.store._space import explained, require_space
 from lacuna.utils.modes import share_file
-from lacuna.utils.owner import write_record
+from lacuna.utils.owner import read_record, write_record
 
 CONTENT, SOURCE, OWNER = "content", "source.json", ".owner"
+_ABANDONED_S = 24 * 3600.0
 
 
 class Partial:
@@ -60,6 +62,7 @@ class Partial:
         self._pid = os.getpid()
         self._own = f"{self._place}/{temporary_name(self._digest)}"
         with explained(self._root, self._what):
+            prepare_root(self._root)
             make_directory(self._place)
             write_record(self._own + OWNER)
             try:
@@ -88,10 +91,7 @@ class Partial:
     @property
     def source(self) -> Mapping[str, Any]:
         """What was noted about where the content comes from; empty if nothing was."""
-        with suppress(OSError, ValueError):
-            noted = json.loads(read_file(f"{self._own}/{SOURCE}"))
-            return noted if isinstance(noted, dict) else {}
-        return {}
+        return read_record(f"{self._own}/{SOURCE}") or {}
 
     def note_source(self, source: Mapping[str, Any]) -> None:
         """Replace what is noted about the source."""
@@ -135,9 +135,10 @@ class Partial:
         for name in _names(self._place, self._digest):
             path = f"{self._place}/{name}"
             with suppress(OSError):
+                status = os.lstat(f"{path}/{CONTENT}")
                 usable = os.access(f"{path}/{CONTENT}", os.R_OK | os.W_OK)
-                if usable and _is_free(self._root, name):
-                    found.append((os.lstat(f"{path}/{CONTENT}").st_size, path))
+                if usable and stat.S_ISREG(status.st_mode) and _is_free(self._root, name):
+                    found.append((status.st_size, path))
         return sorted(found, reverse=True)
 
     def _take(self) -> None:
@@ -150,7 +151,7 @@ class Partial:
 
     def _let_go(self) -> None:
         with suppress(OSError):
-            if not os.path.getsize(f"{self._own}/{CONTENT}"):
+            if not os.lstat(f"{self._own}/{CONTENT}").st_size:
                 os.unlink(f"{self._own}/{CONTENT}")
         if not os.path.lexists(f"{self._own}/{CONTENT}"):
             shutil.rmtree(self._own, ignore_errors=True)
@@ -158,15 +159,17 @@ class Partial:
             os.unlink(self._own + OWNER)
 
 
-def find_abandoned(root: str, unused_for_s: float) -> list[str]:
-    """Return partials that nobody owns and nothing was added to for so long, below the root."""
-    place, found = f"{root}/{PARTIAL}", []
+def find_abandoned(root: str) -> list[str]:
+    """Return partials that nobody owns and nothing was added to for a day, below the root."""
+    place = f"{root}/{PARTIAL}"
+    newest: dict[str, float] = {}
     for name in _names(place):
-        with suppress(OSError):
-            times = [os.lstat(f"{place}/{name}{end}").st_mtime for end in ("", f"/{CONTENT}")]
-            if time.time() - max(times) >= unused_for_s and _is_free(root, name):
-                found.append(f"{PARTIAL}/{name}")
-    return found
+        own = name.removesuffix(OWNER)
+        for path in (f"{place}/{name}", f"{place}/{name}/{CONTENT}"):
+            with suppress(OSError):
+                newest[own] = max(newest.get(own, 0.0), os.lstat(path).st_mtime)
+    old = [name for name, used in newest.items() if time.time() - used >= _ABANDONED_S]
+    return [f"{PARTIAL}/{name}" for name in old if _is_free(root, name)]
 
 
 def abandon(root: str, name: str) -> str | None:
@@ -175,8 +178,9 @@ def abandon(root: str, name: str) -> str | None:
         return None
     make_directory(f"{root}/{TRASH}")
     trash = temporary_name(name.partition(".")[0])
-    os.rename(f"{root}/{PARTIAL}/{name}", f"{root}/{TRASH}/{trash}")
-    with suppress(OSError):
+    with suppress(FileNotFoundError):  # its owner died before it was made, or after it was moved
+        os.rename(f"{root}/{PARTIAL}/{name}", f"{root}/{TRASH}/{trash}")
+    with suppress(FileNotFoundError):
         os.unlink(f"{root}/{PARTIAL}/{name}{OWNER}")
     return trash
 
@@ -189,6 +193,5 @@ def _is_free(root: str, name: str) -> bool:
 def _names(place: str, start: str = "") -> list[str]:
     with suppress(OSError):
         names = sorted(os.listdir(place))
-        ours = [name for name in names if name.startswith(start) and is_temporary_name(name)]
-        return [name for name in ours if not name.endswith(OWNER)]
+        return [name for name in names if name.startswith(start) and is_temporary_name(name)]
     return []

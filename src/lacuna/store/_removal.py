@@ -24,6 +24,7 @@ from lacuna.store._layout import (
     CLAIMS,
     LEASES,
     META,
+    PARTIAL,
     STAGE,
     TRASH,
     is_temporary_name,
@@ -33,6 +34,7 @@ from lacuna.store._layout import (
     write_file,
 )
 from lacuna.store._lease import holders
+from lacuna.store._partial import abandon, find_abandoned
 from lacuna.store.buckets import BUCKETS
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -148,7 +150,10 @@ def sweep(root: str, start: str) -> None:
 
 
 def find_leftovers(root: str, start: str = "") -> list[str]:
-    """Return trash that nobody uses, and records of the proven dead, as paths below the root."""
+    """Return what nobody uses or comes back for, as paths below the root.
+
+    Trash, records of the proven dead, and, unless it is for one key, partials that were abandoned.
+    """
     trash = _names(root, TRASH, start)
     in_use = holders(root, start) if trash else {}
     found = [f"{TRASH}/{name}" for name in trash if name.partition(".")[0] not in in_use]
@@ -157,7 +162,7 @@ def find_leftovers(root: str, start: str = "") -> list[str]:
             holder = judge(root, name, place)
             if holder is not None and holder.state == "dead":
                 found.append(f"{place}/{name}")
-    return found
+    return found if start else found + find_abandoned(root)
 
 
 def remove_leftover(root: str, leftover: str) -> bool:
@@ -172,6 +177,9 @@ def remove_leftover(root: str, leftover: str) -> bool:
     with suppress(OSError):
         if place == TRASH and not name.endswith(".claim"):
             return settle(root, name)
+        if place == PARTIAL:
+            abandoned = abandon(root, name)
+            return abandoned is not None and settle(root, abandoned)
         if "." not in name:
             holder = judge(root, name)
             if holder is None or holder.state != "dead":
@@ -214,7 +222,7 @@ def leftover_size(root: str, leftover: str) -> int:
     """Return the bytes that removing a leftover frees, the stages with it."""
     place, name = leftover.split("/")
     if place != CLAIMS:
-        return _tree_size(f"{root}/{leftover}") if place == TRASH else 0
+        return _tree_size(f"{root}/{leftover}") if place in (TRASH, PARTIAL) else 0
     holder = judge(root, name)
     token = holder.token if holder else ""
     stages = _names(root, STAGE, name if "." in name else f"{name}.{token}.")

@@ -18,7 +18,7 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
         "--tractogram",
         type=Path,
         metavar="T",
-        help=".tck, .trk or .trx, or a name that `lacuna fetch --list` shows",
+        help="a .tck, .trk or .trx, or a fetched NAME",
     )
     add_index_options(warm)
     add_threads(warm)
