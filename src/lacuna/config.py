@@ -31,9 +31,14 @@ _log = logging.getLogger(__name__)
 _SIZE_PREFIXES = ["", "K", "M", "G", "T", "P"]
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGTPkmgtp]?)(?:i?|i[Bb]|([Bb]))\s*$")
 _Size = Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=_SIZE.pattern)]
+_DURATION = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d|w)\s*$")
+_Duration = (
+    Annotated[float, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern=_DURATION.pattern)]
+)
 _Paths = tuple[Annotated[str, msgspec.Meta(min_length=1)], ...]
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _DIRECTORIES = ("cache_dir", "tmp_dir")
+_MIN_FREE = 5 << 30
 
 
 class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -45,11 +50,16 @@ class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     offline: bool | None = None
     num_threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     keep_tmp: bool | None = None
+    max_size: _Size | None = None
+    max_age: _Duration | None = None
     min_free: _Size | None = None
     space: str | None = None
     tractogram: str | None = None
     tractogram_space: str | None = None
 
+
+SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+"""The units of a duration."""
 
 KEYS = ConfigFile.__struct_fields__
 """The keys of a configuration file."""
@@ -93,8 +103,10 @@ class Settings(ConfigFile, frozen=True, kw_only=True):
         `lacuna.utils.cache` decides.
     shared_cache_dirs, tractogram
         Not yet expanded either: `paths` does it when they are used.
-    min_free
+    max_size, min_free
         Bytes.
+    max_age
+        Seconds.
     stated
         The values with their sources; ``site_cache_dir`` and ``site_tmp_dir`` are those of the
         site's file, which rank below the environment.
@@ -108,7 +120,9 @@ class Settings(ConfigFile, frozen=True, kw_only=True):
     offline: bool = False
     num_threads: int = 1
     keep_tmp: bool = False
-    min_free: int | None = None
+    max_size: int | None = None
+    max_age: float | None = None
+    min_free: int = _MIN_FREE
     stated: Layer = {}
     files: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
@@ -274,7 +288,7 @@ def read_config_file(path: Path) -> Layer:
     for key in data:
         value = getattr(checked, key)
         if value not in (None, "", ()):  # a key without a value says nothing
-            value = parse_size(value) if key == "min_free" else value
+            value = _PARSERS[key](value) if key in _PARSERS else value
             said[key] = Stated(value, f"{key} in {shown}, line {lines[key]}", base)
     return said
 
@@ -292,6 +306,27 @@ def parse_size(text: str | int) -> int:
         raise ValueError(f"{text!r} is not a size; write a number and a unit, such as 5 GiB")
     number, prefix, decimal = match.groups()
     return int(float(number) * (1000 if decimal else 1024) ** _SIZE_PREFIXES.index(prefix.upper()))
+
+
+def parse_duration(text: str | float) -> float:
+    """Return the seconds in a duration such as ``90min``, ``12h`` or ``30d``; a number is seconds.
+
+    Raises
+    ------
+    ValueError
+        If it is no duration.
+    """
+    if not isinstance(text, str):
+        return float(text)
+    match = _DURATION.match(text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a duration; write a number and s, min, h, d or w, such as 30d"
+        )
+    return float(match[1]) * SECONDS[match[2]]
+
+
+_PARSERS = {"max_size": parse_size, "min_free": parse_size, "max_age": parse_duration}
 
 
 def certificates() -> str | None:
@@ -347,7 +382,7 @@ def _default_layer() -> Layer:
         threads = Stated(int(slurm), "SLURM_CPUS_PER_TASK")
     else:
         threads = Stated(available_cpus(), "the processors this process may use")
-    return layer | {"num_threads": threads}
+    return layer | {"num_threads": threads, "min_free": Stated(_MIN_FREE, "default")}
 
 
 def _environment_layer() -> Layer:

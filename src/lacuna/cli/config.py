@@ -83,7 +83,8 @@ def _text(key: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ", ".join(value)
-    return f"{value:,} bytes" if key == "min_free" else str(value)
+    units = {"max_size": "bytes", "min_free": "bytes", "max_age": "s"}
+    return f"{value:,} {units[key]}" if key in units else str(value)
 
 
 def _init(args: argparse.Namespace) -> int:

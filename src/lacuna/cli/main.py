@@ -87,6 +87,7 @@ def _prepare(args: argparse.Namespace, stack: ExitStack) -> None:
     needs = getattr(args, "needs", "scratch")
     if needs == "nothing":
         return
+    stack.callback(_record_usage)
     from lacuna.config import apply_settings, load_settings
 
     args.settings = load_settings(
@@ -98,6 +99,14 @@ def _prepare(args: argparse.Namespace, stack: ExitStack) -> None:
     apply_settings(args.settings)
     if needs == "scratch":
         stack.enter_context(_scratch_environment())
+
+
+def _record_usage() -> None:
+    """Keep how often the cache had what was asked for, if it was asked."""
+    if "lacuna.store" in sys.modules:
+        from lacuna.store import record_usage
+
+        record_usage()
 
 
 @contextmanager

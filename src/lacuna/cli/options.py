@@ -2,13 +2,10 @@
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-_SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -45,17 +42,20 @@ def size(text: str) -> int:
     """Return the bytes in a size such as ``500 MB``."""
     from lacuna.config import parse_size
 
-    return parse_size(text)
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def duration(text: str) -> float:
     """Return the seconds in a duration such as ``90min``, ``12h`` or ``30d``."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|h|d|w)\s*", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a duration; write a number and s, min, h, d or w, such as 30d"
-        )
-    return float(match[1]) * _SECONDS[match[2]]
+    from lacuna.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:  # of whose text argparse would say nothing
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def show_size(n_bytes: int) -> str:
@@ -67,9 +67,11 @@ def show_size(n_bytes: int) -> str:
 
 def show_duration(seconds: float) -> str:
     """Return a duration for reading, in its largest whole unit."""
+    from lacuna.config import SECONDS
+
     for unit in ("w", "d", "h", "min"):
-        if seconds >= 2 * _SECONDS[unit]:
-            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
+        if seconds >= 2 * SECONDS[unit]:
+            return f"{seconds / SECONDS[unit]:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being built, streamlines done, and streamlines in all."""
+
+Opened = TypeVar("Opened")
+
+_ATTEMPTS = 3
 
 TOLERATED_STEP = 0.1
 """A ``step_size`` further from the median distance of points than this share is stale."""
@@ -81,11 +85,14 @@ class _Products:
         self.progress = progress
         self.keys: dict[str, str] = {}
         self.built = False
+        self.entries: dict[str, Entry] = {}
         self.name = path.name
         is_packed = needs_unpacking(path)  # first, as it says what is wrong with the path
         self.fingerprint = store.fingerprint(path)
         self.path = self._unpacked(path) if is_packed else path
         self.file, self.parts = self._streamlines()
+        if is_packed:
+            self.entries["unpacked"].lease_for(self.file.streamlines)
 
     def get(
         self,
@@ -114,12 +121,46 @@ class _Products:
         entry = self.store.get_or_make(
             key, made, partial(_reopen, check), expected_bytes=expected_bytes + to_come or None
         )
-        self.keys[product] = entry.digest
+        self.keys[product], self.entries[product] = entry.digest, entry
         return entry
+
+    def open(
+        self,
+        read: Callable[[Entry], Opened],
+        product: str,
+        make: Callable[[Path], None],
+        check: Callable[[Path], Any],
+        *,
+        user: object = None,
+        **asked: Any,
+    ) -> Opened:
+        """Read an entry, and let nobody delete it as long as what was read from it is in use.
+
+        Parameters
+        ----------
+        read
+            Maps the files of the entry.
+        product, make, check, asked
+            As in `get`.
+        user
+            Who uses the entry, unless it is what was read.
+        """
+        for left in reversed(range(_ATTEMPTS)):
+            entry = self.get(product, make, check, **asked)
+            try:
+                with entry:
+                    opened = read(entry)
+                    entry.lease_for(opened if user is None else user)
+                    return opened
+            except CacheEntryError:
+                if not left:
+                    raise
+        raise AssertionError
 
     def hits(self) -> Hits:
         """Return which streamlines meet which lattice cells."""
-        entry = self.get(
+        return self.open(
+            lambda entry: building.open_hits(entry.path, self.parts),
             "hits",
             lambda directory: building.build_hits(
                 self.file.streamlines,
@@ -132,7 +173,6 @@ class _Products:
             label=f"{self.name}, 1 mm lattice",
             expected_bytes=self._hits_bytes(),
         )
-        return building.open_hits(entry.path, self.parts)
 
     def missing_hits_bytes(self) -> int:
         """Return about how large the hits will be, 0 if they are there."""
@@ -147,7 +187,8 @@ class _Products:
         ratio = self._ratio(grid, rule, upsample)
         # Under the other rules every orientation of a grid is one entry.
         asked = grid if rule == "mrtrix" else grid.canonical
-        entry = self.get(
+        return self.open(
+            lambda entry: building.open_map(entry.path, grid, rule, ratio),
             "map",
             lambda directory: _make_map(self, asked, rule, ratio, directory),
             lambda directory: building.open_map(directory, asked, rule, ratio),
@@ -161,7 +202,6 @@ class _Products:
             expected_bytes=estimate_bytes(self.parts, float(np.cbrt(grid.voxel_volume_mm3))),
             to_come=to_come,
         )
-        return building.open_map(entry.path, grid, rule, ratio)
 
     def _ratio(self, grid: Grid, rule: str, upsample: int | None) -> int:
         if rule not in CODES:
@@ -184,13 +224,14 @@ class _Products:
         return None if self.progress is None else partial(self.progress, what)
 
     def _unpacked(self, path: Path) -> Path:
-        entry = self.get(
+        return self.open(
+            lambda entry: _only_file(entry.path),
             "unpacked",
             lambda directory: _unpack_into(path, directory),
             lambda directory: open_tractogram(_only_file(directory)),
             label=f"{path.name}, unpacked",
+            user=self,
         )
-        return _only_file(entry.path)
 
     def _streamlines(self) -> tuple[TractogramFile, Parts]:
         opened: list[TractogramFile] = []
@@ -204,8 +245,12 @@ class _Products:
                 progress=self.told("streamlines"),
             )
 
-        entry = self.get("streamlines", make, building.open_streamlines)
-        parts = building.open_streamlines(entry.path)
+        parts = self.open(
+            lambda entry: building.open_streamlines(entry.path),
+            "streamlines",
+            make,
+            building.open_streamlines,
+        )
         if not opened:
             opened.append(open_tractogram(self.path, (parts.firsts, parts.counts)))
         return opened[0], parts

@@ -31,7 +31,11 @@ def open_store(settings: Settings | None = None) -> Store:
         root,
         read_only_roots=settings.paths("shared_cache_dirs"),
         scratch=None if _is_private(root) else _scratch(),
-        min_free=settings.min_free,
+        max_size=settings.max_size,
+        max_age_s=settings.max_age,
+        # Nobody who did not ask for it is refused a build for want of spare room.
+        min_free=settings.min_free if settings.sources["min_free"] != "default" else None,
+        evict_below=settings.min_free,
     )
 
 

@@ -1,8 +1,93 @@
 """``lacuna cache prune | pin | unpin``: keep within the budgets, and keep what must stay."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from lacuna.cli.cache.clear import add_consent, carry_out
+from lacuna.cli.options import duration, print_json, size
+from lacuna.errors import OptionError
+
+if TYPE_CHECKING:
+    from lacuna.store import Entry, Store
+
+_FEWEST_DIGITS = 4
 
 
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add nothing yet."""
+    """Add what evicts entries, and what protects them."""
+    prune = add("prune", _prune, "Delete what was unused for longest, as far as budgets ask for.")
+    budgets = prune.add_argument_group("budgets (default: those of the configuration)")
+    budgets.add_argument("--max-size", type=size, metavar="SIZE", help="keep SIZE at most")
+    budgets.add_argument(
+        "--max-age", type=duration, metavar="TIME", help="delete what was unused for TIME"
+    )
+    budgets.add_argument("--min-free", type=size, metavar="SIZE", help="have SIZE free on the disk")
+    prune.add_argument(
+        "--old-versions", action="store_true", help="also what only older versions can read"
+    )
+    add_consent(prune)
+    for name, action, text in (
+        ("pin", _pin, "Keep entries, whatever the budgets say."),
+        ("unpin", _unpin, "Let pinned entries go again, when it is their turn."),
+    ):
+        parser = add(name, action, text)
+        parser.add_argument(
+            "entries",
+            nargs="+",
+            metavar="ENTRY",
+            help=f"its label, or {_FEWEST_DIGITS} or more digits of its digest, as in `list`",
+        )
+
+
+def _prune(args: argparse.Namespace) -> int:
+    from lacuna.workflow.stores import open_store
+
+    plan = open_store(args.settings).plan_prune(
+        max_size=args.max_size,
+        max_age_s=args.max_age,
+        min_free=args.min_free,
+        old_versions=args.old_versions,
+    )
+    return carry_out(args, plan, is_met=not plan.missing_bytes)
+
+
+def _pin(args: argparse.Namespace) -> int:
+    return _change(args, lambda store, entry: store.pin(entry), "pinned")
+
+
+def _unpin(args: argparse.Namespace) -> int:
+    return _change(args, lambda store, entry: store.unpin(entry), "no longer pinned")
+
+
+def _change(
+    args: argparse.Namespace, change: "Callable[[Store, Entry], object]", state: str
+) -> int:
+    from lacuna.workflow.stores import open_store
+
+    store = open_store(args.settings)
+    chosen = _choose([entry for entry in store.entries() if not entry.read_only], args.entries)
+    for entry in chosen:
+        change(store, entry)
+    if args.json:
+        print_json([{"label": item.label, "digest": item.digest} for item in chosen])
+    else:
+        for entry in chosen:
+            print(f"{state}: {entry.label or entry.product} ({entry.digest[:12]})")
+    return 0
+
+
+def _choose(entries: "Sequence[Entry]", names: Sequence[str]) -> "list[Entry]":
+    """Return the entries that are named, each by its label or the beginning of its digest."""
+    chosen = {}
+    for name in names:
+        found = [
+            entry
+            for entry in entries
+            if entry.label == name
+            or (len(name) >= _FEWEST_DIGITS and entry.digest.startswith(name))
+        ]
+        if not found:
+            raise OptionError(f"No entry of the cache is called {name!r}: see `lacuna cache list`.")
+        chosen.update({entry.directory: entry for entry in found})
+    return list(chosen.values())

@@ -3,11 +3,12 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from lacuna.cli.cache.init import group_name
 from lacuna.cli.cache.reap import show_scratch
 from lacuna.cli.cache.selection import add_filters, selection
 from lacuna.cli.options import print_json, print_table, show_duration, show_size
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from lacuna.utils.filesystem import Location
 
 _MOST_SHOWN = 20
+_LARGE_BYTES = 50 << 30
 _SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
     "used": lambda entry: -entry.used_at,
     "made": lambda entry: entry.meta["made"],
@@ -68,9 +70,12 @@ def _info(args: argparse.Namespace) -> int:
         print(f"{location.name}: {location.path or location.problem}")
         print(f"  chosen by: {location.source}")
         print(f"  {_state(location)}")
+    if held.get("group"):
+        print(f"the cache is shared with group {held['group']}: its members change it too")
     shared = {f"shared, read only: {root}": held["shared"][root] for root in held.get("shared", ())}
     for name, total in (held.get("buckets", {}) | shared).items():
         print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
+    _print_use(held)
     if held.get("damaged"):
         print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
     if held.get("leftovers"):
@@ -108,6 +113,27 @@ def _print_scratch(scratch: "Sequence[Scratch]") -> None:
         print(f"  {len(left)} left behind; `lacuna cache reap` removes what may go")
 
 
+def _print_use(held: dict[str, Any]) -> None:
+    """Print what protects entries, how often they were of use, and if they take a lot."""
+    if held.get("pinned") or held.get("in_use"):
+        print(f"pinned: {held['pinned']} entries; in use: {held['in_use']}")
+    if usage := held.get("usage"):
+        since = datetime.fromtimestamp(usage.since, UTC).date()
+        print(f"asked for since {since}: {usage.hits} hits, {usage.misses} misses")
+    if text := say_if_large(sum(total["bytes"] for total in held.get("buckets", {}).values())):
+        print(text)
+
+
+def say_if_large(n_bytes: int) -> str:
+    """Return what there is to say about the size of a cache; nothing about a small one."""
+    if n_bytes <= _LARGE_BYTES:
+        return ""
+    return (
+        f"the cache holds {show_size(n_bytes)}: `lacuna cache prune --max-size SIZE` makes it "
+        "smaller, max_size in the configuration keeps it so"
+    )
+
+
 def _state(location: "Location") -> str:
     facts = (
         "exists" if location.exists else "absent",
@@ -120,22 +146,31 @@ def _state(location: "Location") -> str:
 
 
 def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
-    """Return totals per bucket and shared root, and what is not an entry."""
+    """Return who shares it, totals per bucket and shared root, and what else is known of it."""
+    from lacuna.store import group_of
     from lacuna.store.buckets import BUCKETS
     from lacuna.workflow.stores import open_store
 
     store = open_store(args.settings)
     buckets = {name: {"entries": 0, "bytes": 0} for name in BUCKETS}
     shared: dict[str, dict[str, int]] = {}
+    pinned = 0
     for entry in store.entries():
         totals, name = (shared, str(entry.root)) if entry.read_only else (buckets, entry.bucket)
         total = totals.setdefault(name, {"entries": 0, "bytes": 0})
         total["entries"] += 1
         total["bytes"] += entry.size_bytes
+        pinned += not entry.read_only and entry.pinned
     plan = store.plan_clear(lambda _entry: False)
+    usage = store.usage()
+    group = group_of(store.root)
     return {
+        "group": None if group is None else group_name(group),
         "buckets": buckets,
         "shared": shared,
+        "pinned": pinned,
+        "in_use": len(store.users()),
+        "usage": usage if usage.since else None,
         "damaged": len(plan.removals),
         "leftovers": len(plan.leftovers),
         "leftover_bytes": plan.leftover_bytes,
@@ -146,11 +181,12 @@ def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
 def _list(args: argparse.Namespace) -> int:
     from lacuna.workflow.stores import open_store
 
-    select = selection(args)
-    chosen = [entry for entry in open_store(args.settings).entries() if select(entry)]
+    select, store = selection(args), open_store(args.settings)
+    chosen = [entry for entry in store.entries() if select(entry)]
     chosen.sort(key=_SORT_KEYS[args.sort])
+    users = store.users()
     if args.json:
-        print_json([_as_json(entry) for entry in chosen])
+        print_json([_as_json(entry, users) for entry in chosen])
     elif not chosen:
         print("nothing", file=sys.stderr)
     else:
@@ -161,7 +197,7 @@ def _list(args: argparse.Namespace) -> int:
                 show_size(entry.size_bytes),
                 show_duration(time.time() - entry.used_at),
                 entry.digest[:12],
-                f"in {entry.root}" if entry.read_only else "",
+                _remark(entry, users),
             )
             for entry in chosen
         ]
@@ -169,13 +205,22 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(entry: "Entry") -> dict[str, Any]:
+def _remark(entry: "Entry", users: "Mapping[str, str]") -> str:
+    if entry.read_only:
+        return f"in {entry.root}"
+    remarks = ("pinned" if entry.pinned else "", "in use" if entry.digest in users else "")
+    return ", ".join(filter(None, remarks))
+
+
+def _as_json(entry: "Entry", users: "Mapping[str, str]") -> dict[str, Any]:
     names = ("label", "product", "bucket", "digest", "size_bytes", "made_in_s", "path", "read_only")
     used = datetime.fromtimestamp(entry.used_at, UTC).isoformat(timespec="seconds")
     return {
         **{name: getattr(entry, name) for name in names},
         "used": used,
         "made": entry.meta["made"],
+        "pinned": not entry.read_only and entry.pinned,
+        "in_use_by": None if entry.read_only else users.get(entry.digest),
     }
 
 
