@@ -1,8 +1,129 @@
 """``lacuna cache doctor | adopt``: find out if a directory can be trusted, and make it ours."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lacuna.cli.options import confirm, duration, print_json
+from lacuna.errors import OptionError
+from lacuna.utils.cache import get_cache_dir, get_temp_base_dir
+
+if TYPE_CHECKING:
+    from lacuna.store.doctor import AdoptionPlan, Finding
 
 
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add nothing yet."""
+    """Add what examines a directory, and what marks it again."""
+    doctor = add("doctor", _doctor, "Find out by trying what a directory is good for.")
+    doctor.add_argument(
+        "directory",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="an existing directory (default: those of the cache and of scratch)",
+    )
+    doctor.add_argument(
+        "--peer", action="store_true", help="together with another node that runs the same"
+    )
+    doctor.add_argument(
+        "--wait",
+        type=duration,
+        default="2min",
+        metavar="TIME",
+        help="how long to wait for the other node (default: 2min)",
+    )
+    adopt = add("adopt", _adopt, "Mark a cache again whose marker a purge took.")
+    adopt.add_argument(
+        "directory", nargs="?", type=Path, metavar="DIR", help="default: the cache directory"
+    )
+    adopt.add_argument("-n", "--dry-run", action="store_true", help="print the plan, and stop")
+    adopt.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from lacuna.store.doctor import compare_nodes
+
+    if args.peer:
+        place = args.directory or get_cache_dir()
+
+        def tell(message: str) -> None:
+            print(message, file=sys.stderr, flush=True)
+
+        found = {str(place): compare_nodes(place, wait_s=args.wait, tell=tell)}
+    else:
+        found = _examine(args)
+    findings = [finding for several in found.values() for finding in several]
+    if args.json:
+        print_json(found)
+    else:
+        for directory, several in found.items():
+            print(directory)
+            for finding in several:
+                _print_finding(finding)
+        _print_sum(findings)
+    return 1 if any(finding.verdict == "problem" for finding in findings) else 0
+
+
+def _examine(args: argparse.Namespace) -> "dict[str, list[Finding]]":
+    from lacuna.store.doctor import examine
+
+    if args.directory is not None:
+        shared = [os.path.realpath(path) for path in args.settings.paths("shared_cache_dirs")]
+        is_shared = os.path.realpath(args.directory) in shared
+        return {str(args.directory): examine(args.directory, read_only=is_shared)}
+    cache, scratch = get_cache_dir(), get_temp_base_dir()
+    found = {str(cache): examine(cache, scratch=scratch)}
+    return found | {str(scratch): examine(scratch, publishes=False)}
+
+
+def _print_finding(finding: "Finding") -> None:
+    print(f"  {finding.verdict:<8} {finding.name}: {finding.seen}")
+    if finding.verdict != "ok":
+        for text in (finding.meaning, finding.advice):
+            if text:
+                print(f"           {text}")
+
+
+def _print_sum(findings: "list[Finding]") -> None:
+    verdicts = [finding.verdict for finding in findings]
+    counts = [f"{verdicts.count(name)} {name}" for name in ("problem", "warning", "note", "ok")]
+    breaks = (
+        "a promise of the cache does not hold" if "problem" in verdicts else "all promises hold"
+    )
+    print(f"{', '.join(counts)}: {breaks}")
+
+
+def _adopt(args: argparse.Namespace) -> int:
+    from lacuna.store.doctor import plan_adoption
+
+    if args.json and not (args.dry_run or args.yes):
+        raise OptionError("With --json nobody is asked: add --dry-run or --yes.")
+    plan = plan_adoption(str(args.directory or get_cache_dir()))
+    if not args.json:
+        _print_plan(plan)
+    marked: tuple[str, ...] | None = None
+    if plan.marks and not args.dry_run:
+        if not args.yes and not confirm(f"Mark {len(plan.marks)} directories?"):
+            print("lacuna: nothing was marked", file=sys.stderr)
+            return 1
+        marked = plan.execute()
+    if args.json:
+        print_json({"plan": plan, "marked": marked})
+    elif marked is not None:
+        print(f"marked {len(marked)} directories")
+    is_refused = plan.n_left or (plan.foreign and not plan.n_entries)
+    return 1 if is_refused or (marked is not None and marked != plan.marks) else 0
+
+
+def _print_plan(plan: "AdoptionPlan") -> None:
+    for directory in plan.marks:
+        print(f"mark: {directory}")
+    for path in plan.foreign:
+        print(f"not ours: {path}")
+    print(f"{plan.n_entries} entries, {plan.n_unmarked} below no marker", end="")
+    print(f"; {plan.n_left} of them stay so: move away what is not ours" if plan.n_left else "")
+    if not plan.marks:
+        print("nothing to mark")

@@ -1,0 +1,376 @@
+"""Two nodes on one directory: whether they see each other, and only one of them ever wins.
+
+They find each other by an offer: a directory whose owner keeps counting in a file, so that one
+left by a killed process is told from a live one without trusting any clock. They talk through two
+files that are there from the beginning and are opened for each look: that is when a network file
+system asks its server again, whereas a name that was absent may stay so for a minute.
+"""
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from lacuna.errors import CacheError
+from lacuna.store._entry import read_file
+from lacuna.store._layout import write_file
+from lacuna.store._probes import (
+    NOTE,
+    OK,
+    PREFIX,
+    PROBLEM,
+    WARNING,
+    Finding,
+    judge_clock,
+    judge_lock,
+    lock_holder,
+    private_directory,
+    remove_leftovers,
+)
+from lacuna.utils.owner import current_owner
+
+_KIND = "peer"
+_MESSAGE_BYTES = 1 << 14
+_LOOK_AGAIN_S = 0.25
+_STEP_S = 120.0  # a network file system may hide a change for a minute
+_CONTEST_S = 60.0
+_ROUNDS, _PER_ROUND, _PINGS, _LOOKS = 50, 4, 10, 5
+_VISIBLE_S, _HIDDEN_S = 1.0, 60.0
+_LOCK_CALLS = {"flock": "flock", "fcntl lock": "lockf"}
+
+Facts = dict[str, Any]
+
+
+@dataclass
+class Line:
+    """One end of the conversation: what it says lies in one file, what it hears in another.
+
+    Parameters
+    ----------
+    place
+        The directory of both.
+    is_first
+        Whether it is the end that made the place.
+    guest
+        The name of the other end, for whoever still asks whether it was accepted.
+    """
+
+    place: str
+    is_first: bool
+    guest: str = ""
+    _said: dict[str, Facts] = field(default_factory=dict)
+    _n_said: int = 0
+    _n_heard: int = 0
+
+    def tell(self, **facts: Any) -> None:
+        """Say the next thing; the one before stays, for an end that has not looked yet."""
+        before = {str(self._n_said): self._said.get(str(self._n_said), {})}
+        self._n_said += 1
+        self._said = {**before, str(self._n_said): facts}
+        _write_json(self._file(self.is_first), {"guest": self.guest, **self._said})
+
+    def hear(self) -> Facts:
+        """Wait for the next thing that the other end says.
+
+        Raises
+        ------
+        CacheError
+            It left, or says nothing.
+        """
+        self._n_heard += 1
+        pause, until = 0.0005, time.monotonic() + _STEP_S
+        while time.monotonic() < until:
+            said = _read_json(self._file(not self.is_first), self.place)
+            if str(self._n_heard) in said:
+                facts: Facts = said[str(self._n_heard)]
+                return facts
+            if "left" in said:
+                raise CacheError("The other node stopped in the middle. Start both again.")
+            time.sleep(pause)
+            pause = min(pause * 1.2, 0.05)
+        raise CacheError(
+            f"The other node was not heard of for {_STEP_S:.0f} s: it was stopped, or what one "
+            f"node writes in {os.path.dirname(self.place)} is not seen by the other. Try again; "
+            "if it stays so, the nodes cannot share a cache there."
+        )
+
+    def exchange(self, **facts: Any) -> Facts:
+        """Say something, and hear what the other end says; both then go on at about one time."""
+        self.tell(**facts)
+        return self.hear()
+
+    def leave(self) -> None:
+        """Say that nothing more will be said."""
+        with suppress(OSError):
+            _write_json(self._file(self.is_first), {"left": True})
+
+    def _file(self, is_first: bool) -> str:
+        return f"{self.place}/{'first' if is_first else 'second'}.json"
+
+
+def _write_json(path: str, facts: Facts) -> None:
+    # Always the same size, and never cut: an end that remembers the size would see half of it.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        os.pwrite(handle, json.dumps(facts).encode().ljust(_MESSAGE_BYTES), 0)
+    finally:
+        os.close(handle)
+
+
+def _read_json(path: str, place: str) -> Facts:
+    """Return what a file holds; nothing while it is written."""
+    try:
+        found = json.loads(read_file(path))
+    except FileNotFoundError:
+        return {} if os.path.isdir(place) else {"left": True}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def compare_nodes(
+    directory: str | os.PathLike[str],
+    *,
+    wait_s: float = 120.0,
+    tell: Callable[[str], None] = lambda _: None,
+) -> list[Finding]:
+    """Try, together with another node that does the same, what one node cannot know.
+
+    Parameters
+    ----------
+    directory
+        The same for both; what is made in it is removed.
+    wait_s
+        How long to wait for the other.
+    tell
+        Told what to do meanwhile.
+
+    Returns
+    -------
+    list of Finding
+        The same on both nodes.
+
+    Raises
+    ------
+    CacheError
+        The other did not come, or stopped.
+    CacheDirError
+        The directory cannot be written.
+    """
+    root = os.path.abspath(directory)
+    remove_leftovers(root)
+    with private_directory(root, _KIND) as own:
+        line = _meet(root, own, wait_s, tell)
+        try:
+            ours = _try_all(line)
+            theirs = line.exchange(**ours)
+            line.exchange()  # nothing is removed before it was read
+            return list(_judge(*((ours, theirs) if line.is_first else (theirs, ours))))
+        except BaseException:
+            line.leave()
+            if not line.is_first:
+                shutil.rmtree(line.place, ignore_errors=True)
+            raise
+
+
+def _meet(root: str, own: str, wait_s: float, tell: Callable[[str], None]) -> Line:
+    """Return a line to another process, made by us or by it.
+
+    An offer is joined by writing one's name into it; it is answered with the name that came
+    first. Of two offers the one whose name comes first counts.
+    """
+    me = current_owner().token + os.path.basename(own)
+    tell(
+        f"Waiting up to {wait_s:.0f} s for another node. Run there, as the same user: "
+        f"lacuna cache doctor --peer {root}"
+    )
+    seen: dict[str, Any] = {}
+    _write_json(f"{own}/second.json", {})
+    until, beat = time.monotonic() + wait_s, 0
+    while time.monotonic() < until:
+        beat += 1
+        guest = _read_json(f"{own}/second.json", own).get("guest")
+        _write_json(f"{own}/first.json", {"beat": beat, "guest": guest})
+        if guest:
+            return Line(own, is_first=True, guest=guest)
+        for name in sorted(os.listdir(root)):
+            place = f"{root}/{name}"
+            if not name.startswith(f"{PREFIX}{_KIND}") or name >= os.path.basename(own):
+                continue
+            said = _read_json(f"{place}/first.json", place)
+            is_live = place in seen and said.get("beat", 0) != seen[place]
+            seen[place] = said.get("beat")
+            if is_live and not said.get("guest") and _join(place, me):
+                return Line(place, is_first=False)
+        time.sleep(_LOOK_AGAIN_S)
+    raise CacheError(
+        f"No other node came within {wait_s:.0f} s. Start `lacuna cache doctor --peer {root}` on "
+        "two nodes at about the same time and as the same user, or with `srun -N 2 -n 2`."
+    )
+
+
+def _join(place: str, me: str) -> bool:
+    """Answer an offer; say whether we are the one who is accepted."""
+    with suppress(OSError):
+        if not _read_json(f"{place}/second.json", place):
+            _write_json(f"{place}/second.json", {"guest": me})
+        until = time.monotonic() + _STEP_S / 2
+        while time.monotonic() < until:
+            said = _read_json(f"{place}/first.json", place)
+            if said.get("guest") or "left" in said:
+                return bool(said.get("guest") == me)
+            time.sleep(_LOOK_AGAIN_S)
+    return False
+
+
+def _try_all(line: Line) -> Facts:
+    place = line.place
+    facts: Facts = {key: current_owner().record[key] for key in ("host", "boot_id")}
+    facts["files"] = _contest(line, lambda number: _create(f"{place}/claim.{number}"))
+    stage, entry = f"{place}/stage.{line.is_first}", f"{place}/entry"
+    for number in range(_ROUNDS * _PER_ROUND):
+        _stage(f"{stage}.{number}", str(line.is_first))
+    won = _contest(line, lambda number: _rename(f"{stage}.{number}", f"{entry}.{number}"))
+    facts["directories"] = won
+    line.exchange()
+    facts["content"] = [_wait_for(f"{entry}.{number}/who") for number in range(len(won))]
+    for call in _LOCK_CALLS.values():
+        if not line.is_first:
+            line.hear()
+        with lock_holder(f"{place}/{call}", call) as state:
+            facts[call] = state
+            line.tell()
+            if line.is_first:
+                line.hear()
+    facts["seen"] = list(_look_out(line))
+    facts["clock"] = _compare_clocks(line)
+    return facts
+
+
+def _contest(line: Line, attempt: Callable[[int], bool]) -> list[bool]:
+    """Return which of many attempts succeeded that both make at about the same time."""
+    won: list[bool] = []
+    until = time.monotonic() + _CONTEST_S
+    for number in range(_ROUNDS):
+        late = time.monotonic() > until
+        if (line.exchange(late=late)["late"] or late) and number:
+            break
+        won += [attempt(number * _PER_ROUND + inner) for inner in range(_PER_ROUND)]
+    return won
+
+
+def _create(path: str) -> bool:
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _stage(path: str, text: str) -> None:
+    os.mkdir(path, 0o700)
+    write_file(f"{path}/who", text.encode())
+
+
+def _rename(source: str, target: str) -> bool:
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _wait_for(path: str) -> tuple[str, float]:
+    """Return what a file says, and how long it took to be seen, s."""
+    started = time.monotonic()
+    while (waited := time.monotonic() - started) < _HIDDEN_S:
+        with suppress(OSError):
+            return read_file(path).decode(), round(waited, 6)
+        time.sleep(0.002)
+    return "", waited
+
+
+def _look_out(line: Line) -> Iterator[tuple[float, float]]:
+    """Yield how long a file and a directory of the other node took to be seen, s."""
+    for number in range(2 * _LOOKS):
+        place = f"{line.place}/seen.{number}"
+        if line.is_first == bool(number % 2):
+            _stage(f"{place}.stage", "x")
+            line.exchange()
+            write_file(f"{place}.file", b"x")
+            os.rename(f"{place}.stage", place)
+            line.exchange()
+        else:
+            for path in (f"{place}.file", place):
+                os.path.lexists(path)  # an absence that was seen is remembered
+            line.exchange()
+            line.exchange()
+            yield _wait_for(f"{place}.file")[1], _wait_for(f"{place}/who")[1]
+
+
+def _compare_clocks(line: Line) -> tuple[float, float]:
+    """Return how far the second clock is ahead, and how sure that is, s; known to the first."""
+    found = []
+    for _ in range(_PINGS):
+        if line.is_first:
+            started = time.time()
+            line.tell()
+            theirs = line.hear()["now"]
+            ended = time.time()
+            found.append((theirs - (started + ended) / 2, (ended - started) / 2))
+        else:
+            line.hear()
+            line.tell(now=time.time())
+    return min(found, key=lambda pair: pair[1]) if found else (0.0, 0.0)
+
+
+def _judge(first: Facts, second: Facts) -> Iterator[Finding]:
+    hosts = f"{first['host']} and {second['host']}"
+    if first["boot_id"] and first["boot_id"] == second["boot_id"]:
+        meaning = "What is found need not hold between two machines."
+        yield Finding("nodes", NOTE, f"{hosts}: one machine", meaning, "Run it on two nodes.")
+    else:
+        yield Finding("nodes", OK, hosts)
+    yield Finding("exclusive file", *_judge_contest(first["files"], second["files"]))
+    won = list(zip(first["directories"], second["directories"], strict=True))
+    judged = _judge_contest(first["directories"], second["directories"])
+    read = list(zip(won, first["content"], second["content"], strict=True))
+    wrong = sum(not ours[0] == theirs[0] == str(winner[0]) for winner, ours, theirs in read)
+    if judged[0] == OK and wrong:
+        seen = f"{wrong} of {len(won)} directories held something else than the winner's content"
+        judged = PROBLEM, seen, "An entry may be replaced.", "Use a cache for each node."
+    yield Finding("first rename wins", *judged)
+    for name, call in _LOCK_CALLS.items():
+        yield Finding(name, *judge_lock(first[call], second[call], "the other node"))
+    for name, index in (("file seen", 0), ("directory seen", 1)):
+        delays = [pair[index] for pair in first["seen"] + second["seen"]]
+        if name == "directory seen":
+            delays += [waited for _, waited in first["content"] + second["content"]]
+        yield Finding(name, *_judge_delay(max(delays)))
+    yield Finding("clocks", *judge_clock(first["clock"][0], first["clock"][1], str(second["host"])))
+
+
+def _judge_contest(first: list[bool], second: list[bool]) -> tuple[str, ...]:
+    both = sum(ours and theirs for ours, theirs in zip(first, second, strict=True))
+    none = sum(not (ours or theirs) for ours, theirs in zip(first, second, strict=True))
+    seen = f"{len(first)} contests: {sum(first)} won by one node, {sum(second)} by the other"
+    if both or none:
+        meaning = "Two nodes may build one entry, or replace each other's."
+        seen += f"; {both} by both, {none} by none"
+        return PROBLEM, seen, meaning, "Use a cache for each node, or another file system."
+    return OK, seen
+
+
+def _judge_delay(delay_s: float) -> tuple[str, ...]:
+    seen = f"after {1000 * delay_s:.0f} ms at most"
+    if delay_s < _VISIBLE_S:
+        return OK, seen
+    meaning = "A node that waits for an entry sees it so much later, or keeps its own copy."
+    return (NOTE if delay_s < _HIDDEN_S else WARNING), seen, meaning
