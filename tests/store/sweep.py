@@ -6,6 +6,7 @@ Prints how many places to die there were. Fails with the first state that breaks
 entry is absent or whole, whoever comes next makes or finds it, and clears up what was left.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.store.samples import dead_record, key_of, leave_claim, leftovers
+from tests.store.scratch import DAY_S, dead_owner, leave, owner_like, record_of
 
-from lacuna.store import Store
+from lacuna.store import Store, plan_reap, reap_ended
 from lacuna.store._claim import Claim
 from lacuna.store._publish import Request, build
 from lacuna.utils.owner import read_record
@@ -113,6 +115,22 @@ def three_entries(root: Path) -> None:
     leave_claim(Store(root), key_of(7), dead_record())
 
 
+def scratch(root: Path) -> None:
+    """Leave scratch of ended processes, of both lifetimes, and of what may live."""
+    dead, foreign = dead_owner(), dead_owner(host="node-17")
+    for lifetime in "pc":
+        leave(root, dead, lifetime=lifetime, age_s=8 * DAY_S, prefix="dead_")
+    leave(root, foreign, lifetime="c", age_s=8 * DAY_S, prefix="old_")
+    leave(root, foreign, prefix="live_")
+    leave(root, owner_like(), age_s=8 * DAY_S, prefix="live_")
+    orphan = dead_owner()
+    record_of(root, orphan).write_text(json.dumps(orphan))
+
+
+def reap(root: Path) -> None:
+    plan_reap(root, foreign_older_than_s=7 * DAY_S).execute()
+
+
 SCENARIOS = {
     "publish": (nothing, publish),
     "rebuild": (damaged, publish),
@@ -122,6 +140,7 @@ SCENARIOS = {
     "lose": (nothing, lose_to_another),
     "verify": (damaged, verify),
     "clear": (three_entries, clear),
+    "reap": (scratch, reap),
 }
 
 
@@ -142,7 +161,10 @@ def sweep(scenario: str, directory: Path) -> int:
             assert os.WEXITSTATUS(status) == 0, f"the child failed without being killed at {number}"
             return number - 1
         try:
-            check(root, damage_allowed=prepare in (damaged, purged))
+            if act is reap:
+                check_reaped(root)
+            else:
+                check(root, damage_allowed=prepare in (damaged, purged))
             if act is clear:
                 check_cleared(root)
         except AssertionError as error:
@@ -185,6 +207,20 @@ def check_cleared(root: Path) -> None:
     clear(root)
     assert not list(Store(root).entries())
     assert not leftovers(Store(root))
+
+
+def check_reaped(root: Path) -> None:
+    whole = {"lesion.nii", "work", "work/half.tck"}
+    for path in root.glob("*_*"):
+        if not path.name.startswith("reaped_") and "_p" not in path.name[-10:]:
+            held = {inner.relative_to(path).as_posix() for inner in path.rglob("*")}
+            assert held == whole, f"half of {path.name} looks like a caller's"
+    reap_ended(root)
+    assert not list(root.glob("reaped_*")), "half a directory is not removed by itself"
+    reap(root)
+    assert len(list(root.glob("live_*"))) == 2
+    assert {path.name.partition("_")[0] for path in root.glob("*_*")} == {"live"}
+    assert len(list(root.glob(".lacuna-owner-*"))) <= 3  # and one that was not signed
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 from tests.store.sweep import SCENARIOS
 
 ROOT = Path(__file__).resolve().parents[2]
-FEWEST_OPERATIONS = {"publish": 50, "rebuild": 50, "takeover": 50, "clear": 100}
+FEWEST_OPERATIONS = {"publish": 50, "rebuild": 50, "takeover": 50, "clear": 100, "reap": 100}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)

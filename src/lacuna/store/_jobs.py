@@ -7,8 +7,11 @@ from collections.abc import Collection
 
 # Variable that gave the job its number → what lists a user's jobs, a line for each. SLURM names
 # both the task of an array (4713) and its place there (4711_2); the others' tasks share a number.
+_SQUEUE = ("squeue", "--noheader", "--array", "--format=%A,%F_%K", "--user")
+# A user's own filters would make the jobs that they hide look as if they were over.
+_FILTERS = ("ACCOUNT", "LICENSES", "NAMES", "PARTITION", "QOS", "STATES")
 _QUERIES = {
-    "SLURM_JOB_ID": ("squeue", "--noheader", "--array", "--format=%A,%F_%K", "--user"),
+    "SLURM_JOB_ID": ("env", *(f"-uSQUEUE_{name}" for name in _FILTERS), *_SQUEUE),
     "PBS_JOBID": ("qstat", "-u"),
     "LSB_JOBID": ("bjobs", "-noheader", "-u"),
     "JOB_ID": ("qstat", "-u"),
