@@ -1,10 +1,12 @@
 """Small cached things for tests: keys, makers that count, and the traces of dead processes."""
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
-from lacuna.store import Key, Store
+from lacuna.store import Entry, Key, Store
 from lacuna.utils.owner import current_owner
 
 PAYLOAD = b"offsets" * 200
@@ -65,3 +67,18 @@ def leave_claim(store: Store, key: Key, record: dict[str, object], *, stage: boo
         half = store.root / ".stage" / f"{key.digest}.{record['token']}.0"
         half.mkdir(parents=True)
         (half / "offsets.npy").write_bytes(b"half")
+
+
+def leave_lease(store: Store, key: Key, record: dict[str, object]) -> Path:
+    """Leave what a process has on disk that uses an entry."""
+    lease = store.root / ".leases" / f"{key.digest}.{record['token']}.0"
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    lease.write_text(json.dumps(record))
+    return lease
+
+
+def unused(entry: Entry, days: float = 2) -> Entry:
+    """Make an entry look as if nobody had asked for it for some days."""
+    used_at = time.time() - days * 86_400
+    os.utime(entry.path / "meta.json", (used_at, used_at))
+    return entry

@@ -1,6 +1,5 @@
 import os
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,10 @@ from tests.store.samples import (
     key_of,
     leave_claim,
     leftovers,
+    unused,
 )
 
 from lacuna.store import Store
-
-
-def unused(entry):
-    """Make an entry look as if nobody had asked for it for two days."""
-    old = time.time() - 48 * 3600
-    os.utime(entry.path / "meta.json", (old, old))
-    return entry
 
 
 def test_clear__keeps_what_was_used_in_the_last_day_unless_forced(store, make):
