@@ -16,6 +16,7 @@ from lacuna.utils.cache import (
     describe,
     get_cache_dir,
     get_temp_base_dir,
+    library_environment,
     run_with_locations,
     set_locations,
 )
@@ -223,6 +224,24 @@ def test_child_environment__points_every_known_variable_into_the_temp_base(tmp_p
 
 def test_child_environment__of_a_run_points_into_its_own_directory(tmp_path):
     assert child_environment(tmp_path)["TMPDIR"] == str(tmp_path)
+
+
+def test_library_environment__points_below_the_cache_what_the_user_has_not_set(
+    tmp_path, monkeypatch
+):
+    configure_cache(cache_dir=tmp_path / "c")
+    monkeypatch.setenv("NILEARN_DATA", "/mine")
+    monkeypatch.delenv("TEMPLATEFLOW_HOME", raising=False)
+    variables = library_environment()
+    assert variables["TEMPLATEFLOW_HOME"] == str(tmp_path / "c" / ".libraries" / "templateflow")
+    assert "NILEARN_DATA" not in variables
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("place", ["$UNSET_HERE/cache", "/dev/null/cache"])
+def test_library_environment__is_empty_where_the_cache_cannot_be_written(place):
+    configure_cache(cache_dir=place)
+    assert library_environment() == {}
 
 
 def test_child_environment__keeps_locations_where_the_rest_is_dropped(tmp_path, run_script):

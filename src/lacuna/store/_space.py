@@ -142,7 +142,7 @@ def _full(number: int, directory: str, what: str, need: int | None) -> CacheFull
     return CacheFullError(
         number,
         f"While writing {what} in {directory}, {problem}: {needed}, {left} on the "
-        f"disk. Nothing half-made was kept. Make room, or {_WAY_OUT}.",
+        f"disk. No entry was made of it. Make room, or {_WAY_OUT}.",
         directory,
     )
 

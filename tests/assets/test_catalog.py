@@ -1,0 +1,54 @@
+"""The catalogue says of each asset what users need to know, and claims no more than is known."""
+
+import re
+
+import pytest
+
+from lacuna.assets.catalog import find_fetched, get_asset, load_catalog
+from lacuna.assets.fetch import fetch, how_to_get
+from lacuna.errors import OptionError
+from lacuna.geometry.space import resolve_space
+
+CATALOG = load_catalog()
+
+
+def test_catalog__has_what_users_have():
+    assert set(CATALOG) == {
+        "dTOR985",
+        "HCP842",
+        "HCP1065",
+        "GSP1000",
+        "MNI152NLin6Asym_to_MNI152NLin2009cAsym",
+        "MNI152NLin2009cAsym_to_MNI152NLin6Asym",
+    }
+
+
+@pytest.mark.parametrize("asset", CATALOG.values(), ids=lambda asset: asset.name)
+def test_asset__is_whole(asset):
+    assert resolve_space(asset.space) == asset.space
+    assert re.fullmatch(r"10\.\d{4,5}/\S+", asset.doi)
+    assert bool(asset.urls) == bool(asset.sha256), "fetchable with both, by hand with neither"
+    assert all(url.startswith("https://") for url in asset.urls)
+    assert len(set(asset.files)) == len(asset.files)
+    assert asset.how in how_to_get(asset)
+
+
+def test_asset__no_file_belongs_to_two():
+    names = [name for asset in CATALOG.values() for name in asset.files]
+    assert len(set(names)) == len(names)
+
+
+def test_get_asset__knows_near_names():
+    assert get_asset("HCP842").space == "MNI152NLin6Asym"
+    with pytest.raises(OptionError, match="did you mean GSP1000"):
+        get_asset("gsp-1000")
+
+
+def test_find_fetched__finds_nothing_where_nothing_is(store, tmp_path):
+    assert find_fetched(store.entries(), CATALOG["dTOR985"]) is None
+    (tmp_path / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    name = "MNI152NLin6Asym_to_MNI152NLin2009cAsym"
+    entry = fetch(store, name, source=tmp_path / "x.h5")
+    assert entry.files == CATALOG[name].files
+    assert find_fetched(store.entries(), CATALOG[name]) is not None
+    assert find_fetched(store.entries(), CATALOG["dTOR985"]) is None
