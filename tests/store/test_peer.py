@@ -11,7 +11,7 @@ import time
 import pytest
 from tests.store.samples import dead_record, foreign_record
 
-from lacuna.errors import CacheError
+from lacuna.errors import CacheDirError, CacheError
 from lacuna.store import _peer
 from lacuna.store.doctor import compare_nodes
 
@@ -87,6 +87,11 @@ def test_peer__alone_it_gives_up_and_says_what_to_run_where(tmp_path):
         compare_nodes(tmp_path, wait_s=1, tell=told.append)
     assert f"lacuna cache doctor --peer {tmp_path}" in told[0]
     assert is_clean(tmp_path)
+
+
+def test_peer__a_directory_that_cannot_be_written_is_a_typed_error(tmp_path):
+    with pytest.raises(CacheDirError, match=r"absent failed \(No such file"):
+        compare_nodes(tmp_path / "absent")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -177,7 +182,7 @@ def test_judge__what_is_seen_late_is_said_in_figures(seconds, verdict):
 def test_judge__clocks_that_differ_are_a_warning():
     (finding,) = judged({"clock": (-40.0, 0.01)}).values()
     assert (finding.name, finding.verdict) == ("clocks", "warning")
-    assert "nodeFalse is 40.000 s behind ours" in finding.seen
+    assert "nodeFalse is 40.000 s behind nodeTrue" in finding.seen
 
 
 @pytest.fixture

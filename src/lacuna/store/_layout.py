@@ -35,6 +35,7 @@ META = "meta.json"
 MARKER = ".lacuna-cache"
 TAG = "CACHEDIR.TAG"
 SCRATCH = "tmp"
+EXAMINATION = ".lacuna-doctor-"  # how the names of directories for probes begin
 STAGE, TRASH, CLAIMS, MEMO = ".stage", ".trash", ".claims", ".memo"
 LEASES, PINS, USAGE = ".leases", ".pins", ".usage"
 PARTIAL = ".partial"
@@ -170,6 +171,8 @@ def is_ours(item: "os.DirEntry[str]") -> bool:
 
     Scratch does by the token of an owner whose record lies beside it, a bucket by its marker.
     """
+    if item.name.startswith(EXAMINATION):
+        return item.is_dir(follow_symlinks=False)
     if item.name not in _OURS or not item.is_dir(follow_symlinks=False):
         return _is_mark(item)
     if item.name == SCRATCH:

@@ -18,11 +18,10 @@ from typing import Any
 
 from lacuna.errors import CacheError
 from lacuna.store._entry import read_file
-from lacuna.store._layout import write_file
+from lacuna.store._layout import EXAMINATION, write_file
 from lacuna.store._probes import (
     NOTE,
     OK,
-    PREFIX,
     PROBLEM,
     WARNING,
     Finding,
@@ -32,6 +31,7 @@ from lacuna.store._probes import (
     private_directory,
     remove_leftovers,
 )
+from lacuna.store._space import explained
 from lacuna.utils.owner import current_owner
 
 _KIND = "peer"
@@ -44,6 +44,7 @@ _VISIBLE_S, _HIDDEN_S = 1.0, 60.0
 _LOCK_CALLS = {"flock": "flock", "fcntl lock": "lockf"}
 
 Facts = dict[str, Any]
+_GONE: Facts = {}
 
 
 @dataclass
@@ -85,11 +86,11 @@ class Line:
         self._n_heard += 1
         pause, until = 0.0005, time.monotonic() + _STEP_S
         while time.monotonic() < until:
-            said = _read_json(self._file(not self.is_first), self.place)
+            said = _read_json(self._file(not self.is_first))
             if str(self._n_heard) in said:
                 facts: Facts = said[str(self._n_heard)]
                 return facts
-            if "left" in said:
+            if said is _GONE:
                 raise CacheError("The other node stopped in the middle. Start both again.")
             time.sleep(pause)
             pause = min(pause * 1.2, 0.05)
@@ -104,11 +105,6 @@ class Line:
         self.tell(**facts)
         return self.hear()
 
-    def leave(self) -> None:
-        """Say that nothing more will be said."""
-        with suppress(OSError):
-            _write_json(self._file(self.is_first), {"left": True})
-
     def _file(self, is_first: bool) -> str:
         return f"{self.place}/{'first' if is_first else 'second'}.json"
 
@@ -122,12 +118,12 @@ def _write_json(path: str, facts: Facts) -> None:
         os.close(handle)
 
 
-def _read_json(path: str, place: str) -> Facts:
-    """Return what a file holds; nothing while it is written."""
+def _read_json(path: str) -> Facts:
+    """Return what a file holds: nothing while it is written, and ``_GONE`` without one."""
     try:
         found = json.loads(read_file(path))
     except FileNotFoundError:
-        return {} if os.path.isdir(place) else {"left": True}
+        return _GONE
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -164,17 +160,18 @@ def compare_nodes(
     """
     root = os.path.abspath(directory)
     remove_leftovers(root)
-    with private_directory(root, _KIND) as own:
+    with explained(root, "what the nodes tell each other"), private_directory(root, _KIND) as own:
         line = _meet(root, own, wait_s, tell)
         try:
             ours = _try_all(line)
             theirs = line.exchange(**ours)
-            line.exchange()  # nothing is removed before it was read
-            return list(_judge(*((ours, theirs) if line.is_first else (theirs, ours))))
-        except BaseException:
-            line.leave()
             if not line.is_first:
-                shutil.rmtree(line.place, ignore_errors=True)
+                line.tell()
+                return list(_judge(theirs, ours))
+            line.hear()  # what is removed now was read
+            return list(_judge(ours, theirs))
+        except BaseException:
+            shutil.rmtree(line.place, ignore_errors=True)  # which tells the other
             raise
 
 
@@ -194,15 +191,15 @@ def _meet(root: str, own: str, wait_s: float, tell: Callable[[str], None]) -> Li
     until, beat = time.monotonic() + wait_s, 0
     while time.monotonic() < until:
         beat += 1
-        guest = _read_json(f"{own}/second.json", own).get("guest")
+        guest = _read_json(f"{own}/second.json").get("guest")
         _write_json(f"{own}/first.json", {"beat": beat, "guest": guest})
         if guest:
             return Line(own, is_first=True, guest=guest)
         for name in sorted(os.listdir(root)):
             place = f"{root}/{name}"
-            if not name.startswith(f"{PREFIX}{_KIND}") or name >= os.path.basename(own):
+            if not name.startswith(f"{EXAMINATION}{_KIND}") or name >= os.path.basename(own):
                 continue
-            said = _read_json(f"{place}/first.json", place)
+            said = _read_json(f"{place}/first.json")
             is_live = place in seen and said.get("beat", 0) != seen[place]
             seen[place] = said.get("beat")
             if is_live and not said.get("guest") and _join(place, me):
@@ -216,16 +213,15 @@ def _meet(root: str, own: str, wait_s: float, tell: Callable[[str], None]) -> Li
 
 def _join(place: str, me: str) -> bool:
     """Answer an offer; say whether we are the one who is accepted."""
+    said: Facts = {}
+    until = time.monotonic() + _STEP_S / 2
     with suppress(OSError):
-        if not _read_json(f"{place}/second.json", place):
+        if not _read_json(f"{place}/second.json"):
             _write_json(f"{place}/second.json", {"guest": me})
-        until = time.monotonic() + _STEP_S / 2
-        while time.monotonic() < until:
-            said = _read_json(f"{place}/first.json", place)
-            if said.get("guest") or "left" in said:
-                return bool(said.get("guest") == me)
+        while not said.get("guest") and said is not _GONE and time.monotonic() < until:
+            said = _read_json(f"{place}/first.json")
             time.sleep(_LOOK_AGAIN_S)
-    return False
+    return bool(said.get("guest") == me)
 
 
 def _try_all(line: Line) -> Facts:
@@ -333,11 +329,10 @@ def _compare_clocks(line: Line) -> tuple[float, float]:
 
 def _judge(first: Facts, second: Facts) -> Iterator[Finding]:
     hosts = f"{first['host']} and {second['host']}"
-    if first["boot_id"] and first["boot_id"] == second["boot_id"]:
-        meaning = "What is found need not hold between two machines."
-        yield Finding("nodes", NOTE, f"{hosts}: one machine", meaning, "Run it on two nodes.")
-    else:
-        yield Finding("nodes", OK, hosts)
+    is_one = first["boot_id"] and first["boot_id"] == second["boot_id"]
+    meaning = "What is found need not hold between two machines." if is_one else ""
+    seen = hosts + ": one machine" * bool(is_one)
+    yield Finding("nodes", NOTE if is_one else OK, seen, meaning)
     yield Finding("exclusive file", *_judge_contest(first["files"], second["files"]))
     won = list(zip(first["directories"], second["directories"], strict=True))
     judged = _judge_contest(first["directories"], second["directories"])
@@ -354,7 +349,9 @@ def _judge(first: Facts, second: Facts) -> Iterator[Finding]:
         if name == "directory seen":
             delays += [waited for _, waited in first["content"] + second["content"]]
         yield Finding(name, *_judge_delay(max(delays)))
-    yield Finding("clocks", *judge_clock(first["clock"][0], first["clock"][1], str(second["host"])))
+    ahead_s, uncertainty_s = first["clock"]
+    clock = judge_clock(ahead_s, uncertainty_s, str(second["host"]), str(first["host"]))
+    yield Finding("clocks", *clock)
 
 
 def _judge_contest(first: list[bool], second: list[bool]) -> tuple[str, ...]:

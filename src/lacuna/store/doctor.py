@@ -9,9 +9,7 @@ fail, or lie, are worth a note and no more.
 """
 
 import errno
-import grp
 import os
-import pwd
 import shutil
 import stat
 import subprocess
@@ -148,7 +146,10 @@ def _mount_options(path: str) -> Iterator[Finding]:
 def _access(path: str, *, read_only: bool, publishes: bool) -> Seen:
     status = os.stat(path)
     mode = stat.S_IMODE(status.st_mode)
-    seen = f"{stat.filemode(status.st_mode)}, owner {_user(status.st_uid)}"
+    owner = f"user {status.st_uid}, group {status.st_gid}"
+    with suppress(KeyError):
+        owner = f"user {Path(path).owner()}, group {Path(path).group()}"
+    seen = f"{stat.filemode(status.st_mode)}, {owner}"
     if not os.access(path, os.R_OK | os.X_OK):
         return PROBLEM, f"{seen}: not readable", "Nothing in it is found.", "chmod u+rx, or ask."
     if not os.access(path, os.W_OK):
@@ -159,28 +160,15 @@ def _access(path: str, *, read_only: bool, publishes: bool) -> Seen:
         meaning = "What it holds can be used, but nothing can be added or mended."
         advice = "List it under shared_cache_dirs (LACUNA_SHARED_CACHE_DIRS); cache elsewhere."
         return PROBLEM, seen, meaning, advice
-    group = group_of(path)
-    if group is not None:
-        seen += f", shared with group {_group(group)}"
+    is_shared = group_of(path) is not None
+    seen += ": shared by the group" * is_shared
     if mode & stat.S_IWOTH and (publishes or not mode & stat.S_ISVTX):
         meaning = "Anybody on this machine can put other content in the place of an entry."
         return WARNING, seen, meaning, "chmod o-w; `lacuna cache init --group` shares with a group."
-    if mode & stat.S_IWGRP and group is None and publishes:
+    if mode & stat.S_IWGRP and not is_shared and publishes:
         meaning = "What members make in it belongs to groups of their own, and cannot be shared."
         return NOTE, seen, meaning, "chmod g+s, or `lacuna cache init --group`."
     return OK, seen
-
-
-def _user(uid: int) -> str:
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return str(uid)
-
-
-def _group(gid: int) -> str:
-    with suppress(KeyError):
-        return grp.getgrgid(gid).gr_name
-    return str(gid)
 
 
 def _marker(path: str) -> Seen:
@@ -227,7 +215,7 @@ def _quota(path: str) -> Iterator[Finding]:
     kind = (mount_of(path) or ("",))[0]
     commands = [["quota", "-w", "-s"]]
     if kind == "lustre":
-        commands.append(["lfs", "quota", "-h", "-u", _user(os.geteuid()), path])
+        commands.append(["lfs", "quota", "-h", "-u", str(os.geteuid()), path])
     for command in commands:
         if shutil.which(command[0]) is None:
             continue
