@@ -5,6 +5,7 @@ may enter (a checkout in /root, pytest's base). Each process then gets a mount n
 just these are shown, at the paths that they have.
 """
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -38,7 +39,7 @@ class Member:
         masked = ("sh", "-c", f'umask {self.umask:03o} && exec "$@"', "sh")
         return subprocess.Popen(
             [*self._shown(), *user, *masked, *command],
-            env=ours | {"PYTHONDONTWRITEBYTECODE": "1"} | self.environment | given,
+            env=ours | self._kernels() | self.environment | given,
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -63,6 +64,14 @@ class Member:
     def lacuna(self, *arguments: object, code: int = 0, **environment: object) -> tuple[str, str]:
         program = (sys.executable, "-c", LACUNA, *map(str, arguments))
         return self.both(*program, code=code, **environment)
+
+    def _kernels(self) -> dict[str, str]:
+        """Return where this user's compiled kernels are kept from test to test."""
+        directory = ROOT / ".pytest_cache" / f"kernels-{self.uid}"
+        with contextlib.suppress(OSError):  # in a read-only checkout every process compiles
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.chown(directory, self.uid, self.uid)
+        return {"NUMBA_CACHE_DIR": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def _shown(self) -> list[str]:
         script = show_to_all([*NEEDED, str(self.directory)])

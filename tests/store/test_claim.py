@@ -200,6 +200,17 @@ def test_unreadable_record__of_somebody_else_is_never_proven_dead(
     assert claim.exists()
 
 
+def test_unreadable_record__that_is_empty_was_never_signed(store, key, make, refused_permissions):
+    claim = store.root / ".claims" / key.digest
+    claim.parent.mkdir(parents=True)
+    claim.touch()
+    claim.chmod(0)
+    old = time.time() - 100
+    os.utime(claim, (old, old))
+    store.get_or_make(key, make)
+    assert not leftovers(store)
+
+
 def test_waiting__is_said_in_the_log_where_nobody_listens(tmp_path, key, make, caplog):
     store = Store(tmp_path / "cache", foreign_wait_s=0.1)
     leave_claim(store, key, foreign_record())

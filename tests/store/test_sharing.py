@@ -127,6 +127,13 @@ def test_stranger__sees_nothing(root, member):
     )
 
 
+def test_stranger__cannot_make_a_root_for_the_group(commons, member):
+    words = ("cache", "init", "--group", GROUP, "--cache-dir", commons / "lab")
+    said = member(STRANGER, groups=()).lacuna(*words, code=2)[1]
+    assert f"You are not in group '{GROUP}'" in said
+    assert not (commons / "lab").exists()
+
+
 def test_empty_directory_of_a_group__becomes_its_root_by_itself(found, member):
     assert get(member(MAKER), found) == MADE
     assert modes(found) == {True: {"2770"}, False: {"660"}}

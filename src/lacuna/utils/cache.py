@@ -267,10 +267,13 @@ def child_environment(directory: PathText | None = None) -> dict[str, str]:
     directory
         Where they shall write; the temp base by default.
     """
+    from lacuna.utils.modes import is_shared
+
     base = os.fspath(get_temp_base_dir() if directory is None else directory)
     names = ("TMPDIR", "TRX_TMPDIR", "MRTRIX_TMPFILE_DIR", "JOBLIB_TEMP_FOLDER")
     variables = dict.fromkeys(names, base)
-    variables["MPLCONFIGDIR"] = os.path.join(base, "matplotlib")
+    if not is_shared(base):  # settings are read from there: another member could have put some
+        variables["MPLCONFIGDIR"] = os.path.join(base, "matplotlib")
     if exported := os.environ.get(locations.EXPORT):
         variables[locations.EXPORT] = exported
     return variables
