@@ -6,6 +6,7 @@ Prints how many places to die there were. Fails with the first state that breaks
 entry is absent or whole, whoever comes next makes or finds it, and clears up what was left.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -16,12 +17,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.store.samples import dead_record, key_of, leave_claim, leftovers
+from tests.store.samples import (
+    dead_record,
+    foreign_record,
+    key_of,
+    leave_claim,
+    leave_lease,
+    leftovers,
+    unused,
+)
 from tests.store.scratch import DAY_S, dead_owner, leave, owner_like, record_of
 
 from lacuna.store import Store, plan_reap, reap_ended
 from lacuna.store._claim import Claim
 from lacuna.store._publish import Request, build
+from lacuna.store._removal import evict, settle
 from lacuna.utils.owner import read_record
 
 KEY = key_of()
@@ -115,6 +125,42 @@ def three_entries(root: Path) -> None:
     leave_claim(Store(root), key_of(7), dead_record())
 
 
+def unused_entries(root: Path) -> None:
+    three_entries(root)
+    for entry in Store(root).entries():
+        unused(entry)
+
+
+def prune(root: Path) -> None:
+    Store(root).plan_prune(max_size=0).execute()
+
+
+def leased_entry(root: Path) -> None:
+    publish(root)
+    leave_lease(Store(root), KEY, foreign_record())
+
+
+def look_again(root: Path) -> None:
+    """Evict an entry that is in use: its user was faster than the second look."""
+    trash = evict(str(root), f"{root}/{KEY.location}")
+    assert trash is not None
+    assert not settle(str(root), trash)
+
+
+def use(root: Path) -> None:
+    with Store(root).get_or_make(KEY, make):
+        pass
+
+
+def make_room(root: Path) -> None:
+    def late(directory: Path) -> None:
+        if Store(root).find(key_of(1)):
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), f"{directory}/a.npy")
+        make(directory)
+
+    Store(root).get_or_make(key_of(9), late)
+
+
 def scratch(root: Path) -> None:
     """Leave scratch of ended processes, of both lifetimes, and of what may live."""
     dead, foreign = dead_owner(), dead_owner(host="node-17")
@@ -140,6 +186,10 @@ SCENARIOS = {
     "lose": (nothing, lose_to_another),
     "verify": (damaged, verify),
     "clear": (three_entries, clear),
+    "evict": (unused_entries, prune),
+    "second-look": (leased_entry, look_again),
+    "lease": (unused_entries, use),
+    "make-room": (unused_entries, make_room),
     "reap": (scratch, reap),
 }
 
@@ -164,6 +214,8 @@ def sweep(scenario: str, directory: Path) -> int:
             if act is reap:
                 check_reaped(root)
             else:
+                if act in (prune, look_again, use, make_room):
+                    check_evicted(root, lost_allowed=act in (prune, make_room))
                 check(root, damage_allowed=prepare in (damaged, purged))
             if act is clear:
                 check_cleared(root)
@@ -207,6 +259,35 @@ def check_cleared(root: Path) -> None:
     clear(root)
     assert not list(Store(root).entries())
     assert not leftovers(Store(root))
+
+
+def check_evicted(root: Path, *, lost_allowed: bool) -> None:
+    """Let somebody use what may still be there, and see that it is, or comes back, whole."""
+    store = Store(root)
+    evicted = [path for path in (root / ".trash").iterdir() if path.name.endswith(".tdi.v1")]
+    keys = {key.digest: key for key in map(key_of, range(3))}
+    wanted = [keys[path.name.partition(".")[0]] for path in evicted]
+    wanted += [key for key in keys.values() if store.find(key)]
+    assert lost_allowed or KEY.digest in {key.digest for key in wanted}
+    (root / ".leases").mkdir(exist_ok=True)
+    leases = [leave_lease(store, key, foreign_record()) for key in wanted]
+    store.plan_clear(lambda _: False).execute()
+    prune(root)
+    for key in wanted:
+        entry = store.find(key)
+        assert entry is not None, "what is in use was lost"
+        assert (entry.path / "b" / "c.npy").read_bytes() == b"c" * 200
+    for lease in leases:
+        lease.unlink()
+    old = time.time() - 100
+    for lease in (root / ".leases").iterdir():
+        os.utime(lease, (old, old))  # one that died before signing it counts when it is old
+    for entry in store.entries():
+        unused(entry)
+    prune(root)
+    assert not [key for key in keys.values() if store.find(key)], "a dead owner keeps an entry"
+    assert not list((root / ".leases").iterdir())
+    assert not list((root / ".trash").iterdir())
 
 
 def check_reaped(root: Path) -> None:

@@ -266,7 +266,8 @@ def make_room(root: str, number: int | None, need: int | None, keep_free: int) -
     plan = plan_prune(root, budget)
     if need is not None and plan.missing_bytes:
         return False
-    return plan.execute().freed_bytes > 0
+    cleared = plan.execute()
+    return bool(cleared.removed or cleared.freed_bytes)
 
 
 def total_bytes(root: str) -> int:
