@@ -346,6 +346,40 @@ def test_reap__several_reapers_do_not_stand_in_each_others_way(base):
     assert not names(base)
 
 
+def test_reap__what_cannot_be_removed_stays_known_and_says_why(base, refused_permissions):
+    path = leave(base, dead_owner())
+    plan = plan_reap(base)
+    base.chmod(0o500)
+    done = plan.execute()
+    base.chmod(0o700)
+    assert "could not be removed" in done.failed[0].reason
+    assert plan_reap(base).removals[0].path == path
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("full", ["size=64k", "nr_inodes=40"])
+def test_reap__makes_room_on_a_full_disk(base, full):
+    program = (
+        "import contextlib, sys; from pathlib import Path; from lacuna.store import plan_reap\n"
+        "from tests.store.scratch import dead_owner, leave\n"
+        "base = Path(sys.argv[1])\n"
+        "leave(base, dead_owner(), lifetime='c', age_s=8e5); leave(base, dead_owner())\n"
+        "with contextlib.suppress(OSError):\n"
+        "    for number in range(99): (base / str(number)).write_bytes(bytes(4096))\n"
+        "done = plan_reap(base).execute()\n"
+        "print(done.failed, [path for path in base.iterdir() if not path.name.isdigit()])"
+    )
+    command = f'mount -t tmpfs -o {full} none {base} && exec {sys.executable} -c "$0" {base}'
+    done = subprocess.run(
+        ["unshare", "-Urm", "sh", "-c", command, program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("() []\n", 0), done.stderr
+
+
 # Jobs
 
 
