@@ -10,13 +10,16 @@ import pytest
 from tests.assets.server import Server
 
 from lacuna.assets.transfer import Patience
+from lacuna.config import load_config
 from lacuna.store import Store
 
 QUICK = Patience(connect_s=2, read_s=1, attempts=3, first_pause_s=0.01, longest_pause_s=0.05)
 
 
 @pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_network(own_place: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away this machine's proxies, and the settings that an earlier test applied."""
+    load_config()
     for name in list(os.environ):
         if name.lower().endswith(("_proxy", "_ca_bundle", "ssl_cert_file", "ssl_cert_dir")):
             monkeypatch.delenv(name)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from lacuna import __version__
 from lacuna.config import certificates
 from lacuna.errors import ChecksumError, FetchError, NetworkError
 from lacuna.store import Partial, size_text
@@ -111,7 +110,7 @@ def download(
     with requests.Session() as session:
         session.headers.update(
             {
-                "User-Agent": f"lacuna/{__version__}",
+                "User-Agent": "lacuna",
                 "Accept-Encoding": "identity",  # of a compressed answer no range could be resumed
             }
         )
