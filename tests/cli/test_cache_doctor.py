@@ -44,7 +44,7 @@ def test_doctor__examines_the_cache_and_scratch(root, tmp_path, monkeypatch, cap
     assert "  ok       publication: an entry was published in " in text
     assert text.count("publication") == 1
     assert text.splitlines()[-1].startswith("0 problem, ")
-    assert text.endswith("all promises hold\n")
+    assert text.endswith(": nothing was found that breaks a promise of the cache\n")
     assert not [path for path in root.iterdir() if path.name.startswith(".lacuna-doctor")]
 
 

@@ -185,7 +185,9 @@ def test_read_only_mount__is_a_problem_that_names_the_way_to_use_it(tmp_path):
 def test_full__is_a_problem_in_figures(tmp_path):
     wrapper = in_tmpfs(tmp_path, "size=300k", "dd if=/dev/zero of=filler 2>/dev/null")
     found = doctor(tmp_path, *wrapper, code=1)
-    assert found["space"]["verdict"] == found["publication"]["verdict"] == "problem"
+    for name in ("space", "modest file", "publication"):
+        assert found[name]["verdict"] == "problem"
+    assert found["modest file"]["seen"].endswith("No space left on device")
     assert found["space"]["seen"] == "0 bytes free"
     assert "could not be tried" in found["memory map"]["seen"]
 

@@ -236,6 +236,8 @@ def test_peer__two_hosts_find_each_other(tmp_path, require_tool):
 
 
 def test_line__what_was_said_before_is_kept_for_an_end_that_did_not_look(tmp_path):
+    for name in ("first.json", "second.json"):
+        (tmp_path / name).touch()
     first, second = _peer.Line(str(tmp_path), True), _peer.Line(str(tmp_path), False)
     first.tell(number=1)
     first.tell(number=2)

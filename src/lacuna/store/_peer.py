@@ -45,6 +45,7 @@ _LOCK_CALLS = {"flock": "flock", "fcntl lock": "lockf"}
 
 Facts = dict[str, Any]
 _GONE: Facts = {}
+_STOPPED = "The other node stopped in the middle. Start both again."
 
 
 @dataclass
@@ -91,7 +92,7 @@ class Line:
                 facts: Facts = said[str(self._n_heard)]
                 return facts
             if said is _GONE:
-                raise CacheError("The other node stopped in the middle. Start both again.")
+                raise CacheError(_STOPPED)
             time.sleep(pause)
             pause = min(pause * 1.2, 0.05)
         raise CacheError(
@@ -111,7 +112,8 @@ class Line:
 
 def _write_json(path: str, facts: Facts) -> None:
     # Always the same size, and never cut: an end that remembers the size would see half of it.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    # Never made anew: the place may be about to be removed.
+    handle = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         os.pwrite(handle, json.dumps(facts).encode().ljust(_MESSAGE_BYTES), 0)
     finally:
@@ -170,8 +172,10 @@ def compare_nodes(
                 return list(_judge(theirs, ours))
             line.hear()  # what is removed now was read
             return list(_judge(ours, theirs))
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(line.place, ignore_errors=True)  # which tells the other
+            if isinstance(error, FileNotFoundError):
+                raise CacheError(_STOPPED) from error
             raise
 
 
@@ -187,7 +191,8 @@ def _meet(root: str, own: str, wait_s: float, tell: Callable[[str], None]) -> Li
         f"lacuna cache doctor --peer {root}"
     )
     seen: dict[str, Any] = {}
-    _write_json(f"{own}/second.json", {})
+    for name in ("first", "second"):
+        write_file(f"{own}/{name}.json", bytes(_MESSAGE_BYTES))
     until, beat = time.monotonic() + wait_s, 0
     while time.monotonic() < until:
         beat += 1

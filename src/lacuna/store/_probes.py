@@ -229,15 +229,16 @@ def _ms(seconds: list[float]) -> str:
 
 def _write(place: str) -> Seen:
     free = free_space(place)[0]
-    n_bytes = min(_MODEST_BYTES, _MODEST_BYTES if free is None else free // 4)
+    n_bytes = _MODEST_BYTES if free is None else max(4096, min(_MODEST_BYTES, free // 4))
     started = time.perf_counter()
     try:
         write_file(f"{place}/modest", bytes(n_bytes), sync=True)
     except OSError as error:
         if error.errno not in FULL:
             raise
-        left = "" if free is None else f", though {size_text(free)} are free"
-        seen = f"{size_text(n_bytes)} could not be written: {os.strerror(error.errno)}{left}"
+        seen = f"{size_text(n_bytes)} could not be written: {os.strerror(error.errno)}"
+        if free is not None and free > n_bytes:
+            seen += f", though {size_text(free)} are free"
         advice = "Ask for your quota (quota, lfs quota), make room, or choose another place."
         return PROBLEM, seen, "Your quota, or a reserve, is used up: nothing can be kept.", advice
     seconds = time.perf_counter() - started
