@@ -18,7 +18,7 @@ DATA = Path(os.environ.get("LACUNA_TEST_DATA") or ROOT.parent / "shared" / "data
 TOOLS = {
     "peer": ("tckmap", "tckedit"),
     "faults": ("strace", "unshare"),
-    "slurm": ("slurmctld", "slurmd", "munged"),
+    "slurm": ("slurmctld", "slurmd", "munged", "sbatch", "setpriv"),
 }
 """Marker → the programs without which its tests cannot run."""
 
@@ -52,7 +52,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             _cannot_run(f"{marker}: {', '.join(missing)} not installed")
     if item.get_closest_marker("data") and not DATA.is_dir():
         _cannot_run(f"data: no shared data at {DATA}; set LACUNA_TEST_DATA")
-    if item.get_closest_marker("root") and (not hasattr(os, "geteuid") or os.geteuid() != 0):
+    needs_root = item.get_closest_marker("root") or item.get_closest_marker("slurm")
+    if needs_root and (not hasattr(os, "geteuid") or os.geteuid() != 0):
         _cannot_run("root: this test must be root")
 
 
