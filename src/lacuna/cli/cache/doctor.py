@@ -90,10 +90,8 @@ def _print_finding(finding: "Finding") -> None:
 def _print_sum(findings: "list[Finding]") -> None:
     verdicts = [finding.verdict for finding in findings]
     counts = [f"{verdicts.count(name)} {name}" for name in ("problem", "warning", "note", "ok")]
-    breaks = (
-        "a promise of the cache does not hold" if "problem" in verdicts else "all promises hold"
-    )
-    print(f"{', '.join(counts)}: {breaks}")
+    found = "something" if "problem" in verdicts else "nothing"
+    print(f"{', '.join(counts)}: {found} was found that breaks a promise of the cache")
 
 
 def _adopt(args: argparse.Namespace) -> int:
