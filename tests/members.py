@@ -31,6 +31,12 @@ class Member:
     environment: dict[str, str] = field(default_factory=dict)
     read_only: tuple[Path, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Say at once what no mount can help with: files that were made under a strict umask."""
+        for file in (ROOT / "src" / "lacuna" / "__init__.py", Path(sys.prefix) / "pyvenv.cfg"):
+            may_read = file.stat().st_mode & 0o004
+            assert may_read, f"other users cannot read {file}: chmod -R a+rX its directory"
+
     def start(self, *command: str, **environment: object) -> "subprocess.Popen[str]":
         ours = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": f"{ROOT}/src:{ROOT}"}
         given = {name: str(value) for name, value in environment.items()}
@@ -85,18 +91,28 @@ class Member:
 
 def show_to_all(paths: Sequence[str]) -> list[str]:
     """Return the shell commands that show paths which only we can reach, and nothing else there."""
-    closed = {path: top for path in map(os.path.realpath, paths) if (top := closed_above(path))}
+    wanted = [part for path in map(os.path.realpath, paths) for part in parts_of(path)]
+    closed = {path: top for path in wanted if (top := closed_above(path))}
     if not closed:
         return []
     places = [Path(place) for place in ("/mnt", "/media", "/srv", "/opt")]
     free = next(p for p in places if p.is_dir() and p not in all_above(closed))
     aside = [f"aside={free}", 'mount -t tmpfs -o mode=755 none "$aside"']
     back = []
-    for number, path in enumerate(map(shlex.quote, closed)):
-        aside += [f'mkdir "$aside/{number}"', f'mount --bind {path} "$aside/{number}"']
-        back += [f"mkdir -p {path}", f'mount --bind "$aside/{number}" {path}']
+    for number, path in enumerate(closed):
+        make = "mkdir -p" if Path(path).is_dir() else "touch"
+        here, there = shlex.quote(path), f'"$aside/{number}"'
+        aside += [f"{make} {there}", f"mount --bind {here} {there}"]
+        back += [f"mkdir -p {shlex.quote(str(Path(path).parent))}", f"{make} {here}"]
+        back += [f"mount --bind {there} {here}"]
     tops = [f"mount -t tmpfs -o mode=755 none {shlex.quote(top)}" for top in set(closed.values())]
     return [*aside, *tops, *back]
+
+
+def parts_of(path: str) -> list[str]:
+    """Return a path, or what is in it, if others may not enter it."""
+    is_open = Path(path).stat().st_mode & 0o001
+    return [path] if is_open else [item.path for item in os.scandir(path) if not item.is_symlink()]
 
 
 def all_above(paths: Iterable[str]) -> set[Path]:

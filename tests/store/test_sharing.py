@@ -308,3 +308,35 @@ def test_link__of_another_member_is_not_followed(root, member):
 
 def python_command(text: str, *arguments: object) -> tuple[str, ...]:
     return (sys.executable, "-c", text, *map(str, arguments), "0")
+
+
+HOLD = f"""{USE}
+with store.get_or_make(key_of(), make) as entry:
+    print("holding", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_member__does_not_remove_what_another_uses(root, member):
+    holding = member(MAKER).start(sys.executable, "-c", HOLD, str(root))
+    assert holding.stdout is not None
+    assert holding.stdout.readline() == "holding\n"
+    clear = ("cache", "clear", "--yes", "--force", "--cache-dir", root)
+    said = member(OTHER).lacuna(*clear, code=1)[0]
+    assert "keep: tdi map sample 2 mm" in said
+    lease = next((root / ".leases").iterdir())
+    assert f"{stat.S_IMODE(lease.stat().st_mode):o}" == "640"
+    os.kill(json.loads(lease.read_text())["pid"], signal.SIGKILL)
+    holding.communicate()
+    assert "deleted 1 entries" in member(OTHER).lacuna(*clear)[0]
+    assert not list((root / ".leases").iterdir())
+
+
+def test_eviction__is_never_automatic_where_a_group_shares(root, member):
+    get(member(MAKER), root, 1)
+    old = time.time() - 50 * 3600
+    for meta in root.rglob("meta.json"):
+        os.utime(meta, (old, old))
+    small = f"{USE}\nStore(sys.argv[1], max_size=1).get_or_make(key_of(2), make)"
+    member(OTHER).python(small, root)
+    assert len(list(Store(root).entries())) == 2
