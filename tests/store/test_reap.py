@@ -506,6 +506,41 @@ def test_reap__of_10_000_owners_no_living_one_loses_anything(base):
             child.wait()
 
 
+LIVE = """
+import os, sys, time
+from lacuna.utils.cache import get_temp_dir, temp_dir
+end, n = time.monotonic() + 10, 0
+while time.monotonic() < end:
+    if (child := os.fork()) == 0:
+        get_temp_dir("dropped_"); temp_dir("dropped_").__enter__(); os._exit(0)
+    with temp_dir("held_") as held, temp_dir("held_") as other:
+        (held / "file").write_bytes(b"1")
+        os.waitpid(child, 0)
+        assert (held / "file").read_bytes() == b"1", held
+        assert other.is_dir(), other
+    n += 1
+print(n)
+"""
+
+
+@pytest.mark.stress
+def test_reap__beside_processes_that_come_and_go_takes_only_what_they_dropped(base):
+    environment = {**os.environ, "LACUNA_TMP_DIR": str(base)}
+    start = [sys.executable, "-c", LIVE]
+    holders = [
+        subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    n_removed = 0
+    while any(holder.poll() is None for holder in holders):
+        for done in (reap_ended(base), plan_reap(base, caller_unmodified_s=0.0).execute()):
+            n_removed += len(done.removed)
+    assert min(int(holder.communicate()[0]) for holder in holders) > 10
+    assert n_removed > 100
+    plan_reap(base, caller_unmodified_s=0.0, now=later()).execute()
+    assert not names(base)
+
+
 AWAY = {
     "container": ["unshare", "-Urpfm", "--mount-proc", "--"],
     "host": [

@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.store.samples import dead_record, key_of, leave_claim, leftovers
+from tests.store.scratch import DAY_S, leave, owner_like
 
-from lacuna.store import Key, Store
+from lacuna.store import Key, Store, plan_reap, reap_ended
 
 NUMBERS = st.integers(0, 3)
 NAMES = st.sampled_from(["a.npy", "b/c.npy", "meta.json"])
@@ -33,6 +34,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = Store(self.directory / "cache")
         self.model: dict[int, str] = {}
         self.n_built = 0
+        self.scratch: dict[Path, str] = {}
 
     def teardown(self) -> None:
         shutil.rmtree(self.directory)
@@ -135,6 +137,26 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.plan_clear(force=True).execute()
         self.model = {}
         assert not leftovers(self.store)
+
+    @rule(whose=st.sampled_from(["living c", "dead p", "dead c"]))
+    def leave_scratch(self, whose: str) -> None:
+        self.store.root.mkdir(exist_ok=True)
+        owner = owner_like(**({} if whose == "living c" else {"start_time": 1}))
+        path = leave(self.store.root / "tmp", owner, lifetime=whose[-1], age_s=8 * DAY_S)
+        self.scratch[path] = whose
+
+    @rule(by_itself=st.booleans())
+    def reap(self, by_itself: bool) -> None:
+        base = self.store.root / "tmp"
+        done = reap_ended(base) if by_itself else plan_reap(base).execute()
+        assert not done.failed
+        kept = ("living c", "dead c") if by_itself else ("living c",)
+        self.scratch = {path: whose for path, whose in self.scratch.items() if whose in kept}
+
+    @invariant()
+    def scratch_is_that_of_the_model(self) -> None:
+        found = {path for path in self.store.root.glob("tmp/*") if path.is_dir()}
+        assert found == set(self.scratch)
 
     @invariant()
     def entries_are_those_of_the_model(self) -> None:

@@ -56,6 +56,8 @@ class Scratch:
         ``directory``, ``file``, or ``record``: the hidden file that describes an owner.
     lifetime
         ``process`` (ends with it) or ``caller`` (outlives it); empty for a record.
+    uid
+        Number of the user to whom it belongs.
     owner
         Who made it, for people.
     state
@@ -75,6 +77,7 @@ class Scratch:
     path: Path
     kind: str
     lifetime: str
+    uid: int
     owner: str
     state: str
     evidence: str
@@ -156,7 +159,8 @@ class ReapPlan:
                     in_use = set(_tokens_in(os.listdir(self.base)))
                 if in_use.intersection(_tokens_of(name)):
                     continue  # still needed, to judge what could not be removed
-            now = judge.look(name)
+            described = judge.describe(name)
+            now = described and judge.decide(described)
             problem = now and (_remove(now, self._rules) if now.removable else now.reason)
             if problem and os.path.lexists(item.path):
                 failed.append(replace(item, removable=False, reason=problem))
@@ -243,15 +247,15 @@ def _plan(base: Path | str, rules: _Rules, mine: str | None) -> ReapPlan:
         signed = [name for name in signed if CALLER not in _lifetimes(name)]
         records = {token: name for token, name in records.items() if token in some}
     judge = _Judge(Path(base), rules)
-    first = [item for name in signed if (item := judge.look(name, decide=False))]
-    judge.ask(first)
-    items = [item for one in first if (item := judge.look(one.path.name))]
+    described = [item for name in signed if (item := judge.describe(name))]
+    judge.ask(described)
+    items = [judge.decide(item) for item in described]
     going = Counter(_tokens_in(item.path.name for item in items if item.removable))
     carried = Counter(_tokens_in(names))
     for token, name in records.items():
-        item = judge.look(name) if carried[token] == going[token] else None
+        item = judge.describe(name) if carried[token] == going[token] else None
         if item is not None and item.state != "alive":
-            items.append(item)
+            items.append(judge.decide(item))
     return ReapPlan(Path(base), tuple(items), rules)
 
 
@@ -281,8 +285,8 @@ class _Judge:
         if self._rules.jobs is not None and jobs:
             self._jobs = self._rules.jobs(jobs)
 
-    def look(self, name: str, *, decide: bool = True) -> Scratch | None:
-        """Return what a name stands for and its fate; None if it is gone, or is none of ours."""
+    def describe(self, name: str) -> Scratch | None:
+        """Return what a name stands for; None if it is gone, or is none of ours."""
         path = self._base / name
         try:
             status = path.lstat()
@@ -300,10 +304,12 @@ class _Judge:
         lifetime = "" if is_record else ("caller" if CALLER in _lifetimes(name) else "process")
         who = f"process {record.get('pid')} on {record.get('host')}" if record else "a process"
         job = next((job for *_, by in owners if isinstance(job := by.get("job"), str)), None)
-        item = Scratch(path, kind, lifetime, who, state, evidence, job, size_bytes=size)
-        if not decide:
-            return item
-        may_go, reason = self._decide(item, status.st_uid)
+        facts = (lifetime, status.st_uid, who, state, evidence, job)
+        return Scratch(path, kind, *facts, size_bytes=size)
+
+    def decide(self, item: Scratch) -> Scratch:
+        """Return an item with its fate."""
+        may_go, reason = self._judge(item)
         return replace(item, removable=may_go, reason=reason)
 
     def _owner(self, token: str, uid: int) -> tuple[str, str, Mapping[str, Any]]:
@@ -322,11 +328,11 @@ class _Judge:
         judged = verdict(record, path)
         return judged.state, judged.reason, record
 
-    def _decide(self, item: Scratch, uid: int) -> tuple[bool, str]:
+    def _judge(self, item: Scratch) -> tuple[bool, str]:
         """Return whether an item may go, and why."""
         rules = self._rules
-        if uid != os.geteuid():
-            return False, f"it belongs to another user ({uid})"
+        if item.uid != os.geteuid():
+            return False, f"it belongs to another user ({item.uid})"
         if item.state == "alive":
             return False, "its owner lives"
         job = None if item.kind == "record" else item.job
