@@ -147,6 +147,11 @@ def test_matplotlib__reads_no_settings_from_a_base_that_a_group_shares(shared, m
     assert "MPLCONFIGDIR" in cache.child_environment(shared / "mine")
 
 
+def test_other_libraries__keep_nothing_in_a_groups_root(shared, monkeypatch):
+    monkeypatch.setenv("LACUNA_CACHE_DIR", str(shared))
+    assert cache.library_environment() == {}
+
+
 def test_make_directory__costs_no_pause_where_nothing_is_shared(tmp_path):
     tmp_path.chmod(0o2700)
     started = time.perf_counter()

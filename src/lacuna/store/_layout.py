@@ -43,7 +43,7 @@ PARTIAL = ".partial"
 _OURS = frozenset((*BUCKETS, SCRATCH, STAGE, TRASH, CLAIMS, LEASES, PINS, PARTIAL)) | {
     *(MEMO, USAGE, ".kernels", ".libraries")
 }
-PRIVATE = frozenset((SCRATCH, MEMO, ".kernels"))  # what members of a group do not share
+PRIVATE = frozenset((SCRATCH, MEMO, ".kernels", ".libraries"))  # in a group, no one shares these
 DIRECTORIES = tuple(sorted(_OURS - PRIVATE))
 _MARKER_TEXT = b"Entries below this directory belong to Lacuna's cache, which may delete them.\n"
 _TAG_TEXT = (

@@ -267,9 +267,13 @@ def child_environment(directory: PathText | None = None) -> dict[str, str]:
     directory
         Where they shall write; the temp base by default.
     """
+    import contextlib
+
     from lacuna.utils.modes import is_shared
 
     base = os.fspath(get_temp_base_dir() if directory is None else directory)
+    with contextlib.suppress(CacheDirError):  # whoever needs the cache is told
+        find_cache_dir()  # without a home it lies below TMPDIR: settled before that moves
     names = ("TMPDIR", "TRX_TMPDIR", "MRTRIX_TMPFILE_DIR", "JOBLIB_TEMP_FOLDER")
     variables = dict.fromkeys(names, base)
     if not is_shared(base):  # settings are read from there: another member could have put some
@@ -283,9 +287,11 @@ def library_environment() -> dict[str, str]:
     """Return the variables that make other libraries keep below the cache what they fetch.
 
     To be merged into the environment of a program, or into this process's own. A variable that
-    is set already stays as it is; where the cache cannot be written, there are none.
+    is set already stays as it is; where the cache cannot be written, or is a group's, there are
+    none: what other libraries make there would shut its members out, as their umask has it.
     """
     from lacuna.utils.filesystem import is_writable
+    from lacuna.utils.modes import is_shared
 
     try:
         cache, _ = find_cache_dir(make=False)
@@ -294,7 +300,7 @@ def library_environment() -> dict[str, str]:
     return {
         variable: os.path.join(cache, ".libraries", library)
         for variable, library in _LIBRARIES
-        if not os.environ.get(variable) and is_writable(cache)
+        if not os.environ.get(variable) and is_writable(cache) and not is_shared(cache)
     }
 
 
