@@ -1,6 +1,7 @@
 """``lacuna fetch`` from the command line to the file, and catalogued names in other commands."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,23 @@ def test_tdi__accepts_a_name(tractogram, tmp_path, capsys):
     lacuna("fetch", "HCP842", "--from", tractogram)
     assert lacuna("tdi", "HCP842", tmp_path / "density.nii.gz") == 0
     assert (tmp_path / "density.nii.gz").exists()
+    assert not list((tmp_path / "cache" / ".leases").iterdir())
+
+
+def test_name__is_found_in_a_shared_cache_that_cannot_be_written(
+    tractogram, tmp_path, capsys, monkeypatch
+):
+    lacuna("fetch", "HCP842", "--from", tractogram)
+    shared = capsys.readouterr().out.strip()
+    os.utime(Path(shared).with_name("meta.json"), (1e9 + 8e8, 1e9 + 8e8))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    monkeypatch.setenv("LACUNA_SHARED_CACHE_DIRS", str(tmp_path / "cache"))
+    monkeypatch.setenv("LACUNA_CACHE_DIR", str(tmp_path / "mine"))
+    assert lacuna("fetch", "HCP842", "--offline") == 0
+    assert capsys.readouterr().out.strip() == shared
+    assert lacuna("cache", "warm", "--tractogram", "HCP842") == 0
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*")}
+    assert after == before
 
 
 def test_name__that_is_not_there_says_how_to_get_it(tractogram, capsys):

@@ -111,6 +111,28 @@ def lose_to_another(root: Path) -> None:
     Store(root).get_or_make(KEY, late)
 
 
+def half_fetched(root: Path) -> None:
+    record = dead_record()
+    left = root / ".partial" / f"{KEY.digest}.{record['token']}.0"
+    left.mkdir(parents=True)
+    (left / "content").write_bytes(b"a" * 40)
+    left.with_name(f"{left.name}.owner").write_text(json.dumps(record))
+
+
+def receive(root: Path) -> None:
+    store = Store(root)
+
+    def arrive(directory: Path) -> None:
+        make(directory)
+        with store.partial(KEY) as partial:
+            partial.note_source({"url": "https://data.invalid"})
+            while partial.size_bytes < 100:
+                partial.append(b"a" * 20)
+            partial.move_to(directory / "a.npy")
+
+    store.get_or_make(KEY, arrive)
+
+
 def verify(root: Path) -> None:
     list(Store(root).verify())
 
@@ -184,6 +206,7 @@ SCENARIOS = {
     "takeover": (claimed_by_the_dead, publish),
     "tidy": (published_by_the_dead, publish),
     "lose": (nothing, lose_to_another),
+    "fetch": (half_fetched, receive),
     "verify": (damaged, verify),
     "clear": (three_entries, clear),
     "evict": (unused_entries, prune),
@@ -211,6 +234,8 @@ def sweep(scenario: str, directory: Path) -> int:
             assert os.WEXITSTATUS(status) == 0, f"the child failed without being killed at {number}"
             return number - 1
         try:
+            if act is receive:
+                check_partials(root)
             if act is reap:
                 check_reaped(root)
             else:
@@ -245,6 +270,19 @@ def check(root: Path, *, damage_allowed: bool) -> None:
         os.utime(root / name, (old, old))
     Store(root).get_or_make(KEY, make)
     assert not {name for name in leftovers(store) if KEY.digest in name}
+
+
+def check_partials(root: Path) -> None:
+    """What came is gone on with, by one process alone; what is left is cleared when it is old."""
+    store, place = Store(root), root / ".partial"
+    sizes = [path.stat().st_size for path in place.glob("*/content")]
+    with store.partial(KEY) as partial:
+        assert partial.size_bytes == max(sizes, default=0)
+        assert partial.read(200, 0) == b"a" * partial.size_bytes
+    for path in place.rglob("*"):
+        os.utime(path, (1, 1))
+    store.plan_clear(lambda _entry: False).execute()
+    assert not list(place.iterdir())
 
 
 def fail_to_wait(text: str) -> None:

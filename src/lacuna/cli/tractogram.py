@@ -82,7 +82,8 @@ def find_tractogram(args: argparse.Namespace) -> Path:
         if entry is None:
             raise FetchError(how_to_get(asset))
         entry.lease_for(args)  # for as long as the command runs
-        entry.touch()
+        if not entry.read_only:
+            entry.touch()
         return entry.path / entry.files[0]
     if args.tractogram is not None:
         return Path(args.tractogram).absolute()
