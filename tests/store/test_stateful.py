@@ -1,5 +1,6 @@
 """Anything that may happen to a store, in any order, against a dict."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -7,14 +8,24 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from tests.store.samples import dead_record, key_of, leave_claim, leftovers
+from tests.store.samples import (
+    dead_record,
+    foreign_record,
+    key_of,
+    leave_claim,
+    leave_lease,
+    leftovers,
+    unused,
+)
 from tests.store.scratch import DAY_S, leave, owner_like
 
-from lacuna.store import Key, Store, plan_reap, reap_ended
+from lacuna.errors import CacheEntryError
+from lacuna.store import Entry, Key, Store, plan_reap, reap_ended
+from lacuna.store._removal import evict
 
 NUMBERS = st.integers(0, 3)
 NAMES = st.sampled_from(["a.npy", "b/c.npy", "meta.json"])
-DEAD = dead_record()
+DEAD, FOREIGN = dead_record(), foreign_record()
 
 
 def content(number: int) -> bytes:
@@ -26,7 +37,11 @@ class Died(BaseException):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The model: number of each entry that is there → is it whole, sized right, or broken."""
+    """The model: number of each entry that is there → is it whole, sized right, or broken.
+
+    Beside it: which are pinned, which we use, which somebody elsewhere leases, and which a dead
+    evictor left in the trash.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,8 +50,32 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: dict[int, str] = {}
         self.n_built = 0
         self.scratch: dict[Path, str] = {}
+        self.pinned: set[int] = set()
+        self.used: dict[int, Entry] = {}
+        self.leased: dict[int, Path] = {}
+        self.in_trash: dict[int, str] = {}
+
+    def is_in_use(self, number: int) -> bool:
+        return number in self.used or number in self.leased
+
+    def stays(self, number: int) -> bool:
+        """Whether nobody may delete it."""
+        is_broken = self.model.get(number) == "broken"
+        return self.is_in_use(number) or (number in self.pinned and not is_broken)
+
+    def settle(self) -> None:
+        """Note what looking through the trash does: what is in use comes back, the rest goes."""
+        for number, state in self.in_trash.items():
+            if self.is_in_use(number):
+                self.model[number] = state
+        self.in_trash.clear()
+
+    def keep(self, numbers: set[int]) -> None:
+        self.model = {number: self.model[number] for number in numbers}
 
     def teardown(self) -> None:
+        for number in list(self.used):
+            self.stop_using(number)
         shutil.rmtree(self.directory)
 
     @initialize(other_data=st.booleans())
@@ -62,11 +101,11 @@ class StoreMachine(RuleBasedStateMachine):
     def get(self, number: int) -> None:
         before = self.n_built
         entry = self.store.get_or_make(key_of(number), self.make_for(number))
-        state = self.model.get(number)
+        state = self.model.get(number) or self.in_trash.pop(number, None)
         assert self.n_built - before == (state not in ("whole", "rotten"))
         if state != "rotten":
             assert (entry.path / "a.npy").read_bytes() == content(number)
-            self.model[number] = "whole"
+        self.model[number] = state if state == "rotten" else "whole"
 
     @rule(number=NUMBERS)
     def find(self, number: int) -> None:
@@ -75,7 +114,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=NUMBERS)
     def interrupt(self, number: int) -> None:
-        if self.model.get(number) in ("whole", "rotten"):
+        if self.model.get(number) in ("whole", "rotten") or number in self.in_trash:
             return
 
         def make(directory: Path) -> None:
@@ -122,21 +161,94 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = {key: state for key, state in self.model.items() if state == "whole"}
 
     @rule(number=NUMBERS)
+    def pin(self, number: int) -> None:
+        if entry := self.store.find(key_of(number)):
+            self.store.pin(entry)
+            self.pinned.add(number)
+
+    @rule(number=NUMBERS)
+    def unpin(self, number: int) -> None:
+        if entry := self.store.find(key_of(number)):
+            assert self.store.unpin(entry) == (number in self.pinned)
+            self.pinned.discard(number)
+
+    @rule(number=NUMBERS)
+    def use(self, number: int) -> None:
+        if number not in self.used and (entry := self.store.find(key_of(number))):
+            self.used[number] = entry.__enter__()
+
+    @rule(number=NUMBERS)
+    def stop_using(self, number: int) -> None:
+        if number in self.used:
+            self.used.pop(number).__exit__()
+
+    @rule(number=NUMBERS)
+    def use_elsewhere(self, number: int) -> None:
+        self.leased[number] = leave_lease(self.store, key_of(number), FOREIGN)
+
+    @rule(number=NUMBERS)
+    def stop_using_elsewhere(self, number: int) -> None:
+        if number in self.leased:
+            self.leased.pop(number).unlink()
+
+    @rule(number=NUMBERS)
+    def die_in_use(self, number: int) -> None:
+        leave_lease(self.store, key_of(number), DEAD)
+
+    @rule(number=NUMBERS)
+    def die_evicting(self, number: int) -> None:
+        if self.model.get(number) in ("whole", "rotten"):
+            assert evict(str(self.store.root), str(self.place(number))) is not None
+            self.in_trash[number] = self.model.pop(number)
+
+    @rule(number=NUMBERS)
+    def use_what_went(self, number: int) -> None:
+        """Begin to use what was found before it went: it comes back, or that is an error."""
+        if number not in self.model:
+            meta = {"digest": key_of(number).digest, "label": "what went"}
+            try:
+                with Entry(str(self.place(number)), meta, str(self.store.root)) as entry:
+                    assert (entry.path / "a.npy").exists()
+            except CacheEntryError:
+                assert number not in self.in_trash
+            else:
+                self.model[number] = self.in_trash.pop(number)
+
+    @rule(old=st.sets(NUMBERS))
+    def prune(self, old: set[int]) -> None:
+        self.clear_nothing()
+        for number in old:
+            if entry := self.store.find(key_of(number)):
+                unused(entry)
+        gone = {n for n in old & set(self.model) if not self.stays(n)}
+        self.store.plan_prune(max_size=0).execute()
+        self.keep(set(self.model) - gone)
+        for entry in self.store.entries():
+            os.utime(entry.path / "meta.json")
+
+    @rule()
+    def clear_nothing(self) -> None:
+        """Clear only what may always go: what is damaged, and what was left in the trash."""
+        self.store.plan_clear(lambda _: False).execute()
+        self.settle()
+        self.keep({n for n, state in self.model.items() if state != "broken" or self.stays(n)})
+
+    @rule(number=NUMBERS)
     def clear(self, number: int) -> None:
         digest = key_of(number).digest
         plan = self.store.plan_clear(lambda entry: entry.digest == digest, force=True)
+        candidates = {n for n, state in self.model.items() if state == "broken" or n == number}
+        gone = {n for n in candidates if not self.stays(n)}
         plan.execute()
-        self.model = {
-            other: state
-            for other, state in self.model.items()
-            if state != "broken" and other != number
-        }
+        self.keep(set(self.model) - gone)
+        self.settle()
 
     @rule()
     def clear_all(self) -> None:
         self.store.plan_clear(force=True).execute()
-        self.model = {}
-        assert not leftovers(self.store)
+        self.keep({n for n in self.model if self.stays(n)})
+        self.settle()
+        assert not leftovers(self.store) or self.used or self.leased
 
     @rule(whose=st.sampled_from(["living c", "dead p", "dead c"]))
     def leave_scratch(self, whose: str) -> None:

@@ -212,7 +212,7 @@ def plan_prune(root: str, budget: Budget, *, unused_for_s: float = RECENT_S) -> 
     judged = []
     for item in items:
         if because := _because(item, budget, now, missing):
-            item = _judge(root, replace(item, because=because), in_use, unused_for_s)
+            item = _judge(root, item, in_use, unused_for_s, because)
             judged.append(item)
             missing -= 0 if item.reason else item.size_bytes
     return replace(
@@ -344,7 +344,9 @@ def _describe(found: Entry | Damage) -> Removal:
     return Removal(directory, label, _tree_size(directory))
 
 
-def _judge(root: str, item: Removal, in_use: Mapping[str, str], unused_for_s: float) -> Removal:
+def _judge(
+    root: str, item: Removal, in_use: Mapping[str, str], unused_for_s: float, because: str = ""
+) -> Removal:
     """Return an entry with the reason for which it stays, if there is one."""
     directory = item.directory
     digest, version = os.path.basename(directory), os.path.dirname(os.path.dirname(directory))
@@ -357,7 +359,7 @@ def _judge(root: str, item: Removal, in_use: Mapping[str, str], unused_for_s: fl
         reason = "pinned"
     elif time.time() - item.used_at < unused_for_s:
         reason = f"used in the last {unused_for_s / 3600:g} hours"
-    return replace(item, reason=reason)
+    return replace(item, reason=reason, because=because)
 
 
 def _remove(root: str, item: Removal, unused_for_s: float) -> str | None:
