@@ -131,6 +131,7 @@ def test_offline__a_fetchable_asset_is_asked_for_by_name(store, asset, sha256):
         ("file:///etc/passwd", "0" * 64, "https://"),
         ("ftp://data.invalid/x.trk", "0" * 64, "https://"),
         ("https:///x.trk", "0" * 64, "https://"),
+        ("https://[1/x.trk", "0" * 64, "https://"),
         ("https://data.invalid/x.trk", None, "--sha256"),
         ("https://data.invalid/x.trk", "0" * 63, "64 digits"),
         ("dtor985", None, "did you mean dTOR985"),
@@ -183,6 +184,14 @@ def test_from__takes_a_file_in_under_the_assets_name(store, asset, archive):
     assert entry.meta["key"]["parameters"]["sha256"] == sha256
     archive.unlink()
     assert fetch(store, asset, offline=True).path == entry.path
+
+
+def test_asset__with_another_checksum_than_the_one_given_will_not_do(store, asset, archive):
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    entry = fetch(store, asset, source=archive)
+    assert fetch(store, asset, sha256=sha256).path == entry.path
+    with pytest.raises(FetchError, match="by hand"):
+        fetch(store, asset, sha256="0" * 64)
 
 
 def test_from__another_file_is_another_entry_and_the_newer_counts(store, asset, archive):

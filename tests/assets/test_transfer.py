@@ -159,6 +159,12 @@ def test_page__with_status_200_is_called_one(get, server, text, said):
         get()
 
 
+def test_page__instead_of_the_rest_costs_nothing_that_came(get, server, content):
+    server.script = [serve(drop_at=50_000), page()]
+    assert get() == content
+    assert server.ranges == [None, "bytes=50000-", "bytes=50000-"]
+
+
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_status__that_will_not_change_is_asked_once(get, server, code):
     server.script = [status(code)]

@@ -86,13 +86,17 @@ def get_asset(name: str) -> Asset:
     raise OptionError(f"{name} is neither an address nor a name in the catalogue; {hint}")
 
 
-def find_fetched(entries: Iterable[Entry], asset: Asset) -> Entry | None:
-    """Return the entry that holds an asset, fetched or taken in; the newest of several."""
+def find_fetched(entries: Iterable[Entry], asset: Asset, sha256: str | None = None) -> Entry | None:
+    """Return the entry that holds an asset, fetched or taken in; the newest of several.
+
+    Where a checksum is given, or known to the catalogue, no other file will do.
+    """
+    wanted = sha256 or asset.sha256
     held = [
         entry
         for entry in entries
         if entry.product == "download"
         and entry.files[0] in asset.files
-        and asset.sha256 in (None, entry.meta["key"]["parameters"]["sha256"])
+        and wanted in (None, entry.meta["key"]["parameters"]["sha256"])
     ]
     return max(held, key=lambda entry: str(entry.meta["made"]), default=None)

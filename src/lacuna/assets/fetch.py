@@ -109,7 +109,8 @@ def fetch(
     wanted = _read_request(what, sha256, mirrors)
     if source is not None:
         return _take_in(store, wanted, Path(source), progress)
-    if wanted.asset and (held := find_fetched(store.entries(), wanted.asset)):
+    held = wanted.asset and find_fetched(store.entries(), wanted.asset, wanted.sha256)
+    if held:
         return held
     if wanted.sha256 is None or not wanted.urls:
         raise FetchError(how_to_get(wanted.asset) if wanted.asset else f"{what} has no address.")
@@ -158,8 +159,12 @@ def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str])
 
 
 def _check_address(url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        is_usable = False
+    if not is_usable:
         raise OptionError(
             f"{url} cannot be fetched: an address begins with https:// or http://. A file that is "
             "here already is taken in with --from."

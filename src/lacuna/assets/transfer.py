@@ -234,9 +234,12 @@ class _Transfer:
         """Look at what a server answers, and return how large it says the file is, bytes."""
         headers, status = response.headers, response.status_code
         total: int | None = None
+        is_page = "html" in headers.get("Content-Type", "").lower()
         if status == 206 and self._n_bytes:
             total = self._check_continuation(url, response)
         elif status == 200:
+            if self._n_bytes and is_page:  # of a login, perhaps: no reason to lose what came
+                raise _SetbackError("the server sent an HTML page instead of the rest")
             if self._n_bytes:
                 self._start_over()
             stated = headers.get("Content-Length", "")
@@ -253,7 +256,7 @@ class _Transfer:
                 "Check the address, and whether it wants a login: then fetch the file with a "
                 "browser and take it in with --from."
             )
-        self._is_page = "html" in headers.get("Content-Type", "").lower()
+        self._is_page = is_page
         self._partial.note_source({"url": url, "validator": _validator(response), "total": total})
         if total is not None:
             self._partial.require_space(total - self._n_bytes)
