@@ -60,7 +60,7 @@ fi
 """
 
 
-def eventually(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -> None:
+def eventually(condition: Callable[[], object], what: str, timeout_s: float = 90.0) -> None:
     """Wait until something holds; fail, saying what was waited for."""
     end = time.monotonic() + timeout_s
     while not condition():

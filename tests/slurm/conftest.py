@@ -180,8 +180,24 @@ def _with_lacuna(environment: dict[str, str]) -> dict[str, str]:
     return {"PATH": path, **environment}
 
 
+@pytest.fixture(scope="session")
+def kernels(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile what is to be compiled once, lest every task of an array do it at the same time."""
+    directory = tmp_path_factory.mktemp("kernels")
+    mask = shared_data / "lesions" / "lqt" / "ExampleLesion1.nii.gz"
+    tractogram = shared_data / "tractograms" / f"hcp842_wholebrain_{SPACE}.trk"
+    options = f"--space {SPACE} --tractogram-space {SPACE} --cache-dir cache --no-figures --quiet"
+    subprocess.run(
+        ["lacuna", "run", "snm", mask, "results", "--tractogram", tractogram, *options.split()],
+        cwd=directory,
+        env=os.environ | _with_lacuna({}),
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
 @pytest.fixture
-def study(cluster: Cluster, shared_data: Path, tmp_path: Path) -> Iterator[Study]:
+def study(cluster: Cluster, kernels: None, shared_data: Path, tmp_path: Path) -> Iterator[Study]:
     """Give a study of its own, and end its jobs."""
     yield Study(tmp_path, cluster, shared_data)
     cluster.run("scancel", "--user=root")
