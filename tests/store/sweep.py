@@ -28,13 +28,14 @@ from tests.store.samples import (
 )
 from tests.store.scratch import DAY_S, dead_owner, leave, owner_like, record_of
 
-from lacuna.store import Store, plan_reap, reap_ended
+from lacuna.store import Store, make_root, plan_reap, reap_ended
 from lacuna.store._claim import Claim
 from lacuna.store._publish import Request, build
 from lacuna.store._removal import evict, settle
 from lacuna.utils.owner import read_record
 
 KEY = key_of()
+Scenario = Callable[[Path], None]
 OPERATIONS = (
     *("open", "read", "preadv", "write", "fsync", "close", "stat", "lstat", "fchmod", "chmod"),
     *("mkdir", "rename", "unlink", "rmdir", "listdir", "scandir", "utime"),
@@ -79,6 +80,22 @@ def publish(root: Path) -> None:
 
 def nothing(root: Path) -> None:
     """Start from an absent root."""
+
+
+def of_a_group(root: Path) -> None:
+    os.umask(0o077)
+    root.mkdir(parents=True)
+    root.chmod(0o2770)
+
+
+def init(root: Path) -> None:
+    make_root(root, os.getegid())
+
+
+def check_shared(root: Path) -> None:
+    for path in (root, *root.rglob("*")):
+        bits = 0o770 if path.is_dir() else 0o660
+        assert path.stat().st_mode & 0o777 == bits or path.name == ".lacuna-cache", path
 
 
 def damaged(root: Path) -> None:
@@ -201,6 +218,8 @@ def reap(root: Path) -> None:
 
 SCENARIOS = {
     "publish": (nothing, publish),
+    "publish-shared": (of_a_group, publish),
+    "init": (nothing, init),
     "rebuild": (damaged, publish),
     "rebuild-purged": (purged, publish),
     "takeover": (claimed_by_the_dead, publish),
@@ -234,19 +253,27 @@ def sweep(scenario: str, directory: Path) -> int:
             assert os.WEXITSTATUS(status) == 0, f"the child failed without being killed at {number}"
             return number - 1
         try:
-            if act is receive:
-                check_partials(root)
-            if act is reap:
-                check_reaped(root)
-            else:
-                if act in (prune, look_again, use, make_room):
-                    check_evicted(root, lost_allowed=act in (prune, make_room))
-                check(root, damage_allowed=prepare in (damaged, purged))
-            if act is clear:
-                check_cleared(root)
+            check_scenario(root, prepare, act)
         except AssertionError as error:
             raise AssertionError(f"killed at operation {number}: {error}") from error
         shutil.rmtree(root, ignore_errors=True)
+
+
+def check_scenario(root: Path, prepare: Scenario, act: Scenario) -> None:
+    if act is receive:
+        check_partials(root)
+    if act is reap:
+        check_reaped(root)
+    else:
+        if act in (prune, look_again, use, make_room):
+            check_evicted(root, lost_allowed=act in (prune, make_room))
+        check(root, damage_allowed=prepare in (damaged, purged))
+    if act is clear:
+        check_cleared(root)
+    if act is init:
+        init(root)
+    if act is init or prepare is of_a_group:
+        check_shared(root)
 
 
 def check(root: Path, *, damage_allowed: bool) -> None:
