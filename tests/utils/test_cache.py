@@ -454,6 +454,24 @@ def test_fallback__is_remembered_when_the_temp_directory_moves(
             del os.environ[name]
 
 
+@pytest.mark.parametrize("tmp_dir", [None, "scratch"])
+def test_fallback__never_lies_in_scratch_that_ends_with_a_run(
+    tmp_dir, system_temp, set_variable, tmp_path, run_script
+):
+    set_variable("HOME", "/nonexistent")
+    (system_temp / f"lacuna-{os.getuid()}" / "tmp").mkdir(mode=0o700, parents=True)
+    (system_temp / f"lacuna-{os.getuid()}").chmod(0o700)
+    configure_cache(tmp_dir=tmp_dir and tmp_path / tmp_dir)
+    with pytest.warns(RuntimeWarning, match="no home directory"), cache.temp_dir() as scratch:
+        script = "from lacuna.utils.cache import get_cache_dir; print(get_cache_dir())"
+        before = dict(os.environ)
+        os.environ.update(cache.child_environment(scratch))
+        found = run_script(script)
+        os.environ.clear()
+        os.environ.update(before)
+    assert found == [str(system_temp / f"lacuna-{os.getuid()}")]
+
+
 @pytest.mark.parametrize("trap", ["link", "open", "file"])
 def test_fallback__a_directory_that_is_not_ours_alone_is_refused(
     trap, system_temp, set_variable, tmp_path
