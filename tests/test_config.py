@@ -392,6 +392,18 @@ def test_sources__error_of_the_cache_directory_names_file_and_line(write, tmp_pa
         cache.get_cache_dir()
 
 
+def test_budgets__are_in_bytes_and_seconds(write):
+    settings = load_settings(write("max_size: 5 GiB\nmax_age: 90d\nmin_free: 1 MB\n"))
+    assert (settings.max_size, settings.max_age, settings.min_free) == (5 << 30, 90 * 86_400, 10**6)
+    assert load_settings(write("max_age: 60\n")).max_age == 60
+
+
+def test_budgets__only_free_space_has_one_unless_stated():
+    settings = load_settings()
+    assert (settings.max_size, settings.max_age, settings.min_free) == (None, None, 5 << 30)
+    assert settings.sources["min_free"] == "default"
+
+
 def test_settings__survive_pickling(write):
     settings = load_settings(write("cache_dir: /c\ntmp_dir: [a, b]\nmin_free: 1 MB\n"))
     assert pickle.loads(pickle.dumps(settings)) == settings
@@ -426,6 +438,9 @@ def test_settings__are_frozen():
         ("num_threads: true\n", r"num_threads must be a whole number, 1 or more, not True"),
         ("min_free: some\n", r"min_free must be a size, such as 5 GiB, or a number of bytes"),
         ("min_free: -1\n", r"min_free must be a size"),
+        ("max_size: 5 elephants\n", r"max_size must be a size, such as 5 GiB"),
+        ("max_age: 3 years\n", r"max_age must be a duration, such as 90d or 12h.*`max_age: 90d`"),
+        ("max_age: -1\n", r"max_age must be a duration"),
         ("space: 2009-01-01\n", r"space must be the name of a space"),
         ("a: b: c\n", r"lab\.yaml, line 1: this is not YAML: mapping values are not allowed"),
         ("offline: true\nspace: [\n", r"lab\.yaml, line 3: this is not YAML"),
@@ -528,3 +543,15 @@ def test_parse_size__units_are_powers_of_1024_except_decimal_ones(text, n_bytes)
 def test_parse_size__nonsense_is_an_error():
     with pytest.raises(ValueError, match="'five' is not a size"):
         config.parse_size("five")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90min", 5400), ("12 h", 43_200), ("1.5d", 129_600), (7, 7)]
+)
+def test_parse_duration__needs_a_unit_unless_it_is_a_number(text, seconds):
+    assert config.parse_duration(text) == seconds
+
+
+def test_parse_duration__nonsense_is_an_error():
+    with pytest.raises(ValueError, match="'5' is not a duration"):
+        config.parse_duration("5")

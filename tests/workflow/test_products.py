@@ -1,5 +1,6 @@
 """The index through the cache: what shares an entry, what does not, and what is built again."""
 
+import gc
 import gzip
 import logging
 import os
@@ -434,3 +435,59 @@ def test_find_box__holds_all_points(warm, tck, streamlines):
 )
 def test_describe_grid__in_words(grid, words):
     assert describe_grid(grid) == words
+
+
+def leased(store):
+    directory = store.root / ".leases"
+    return (
+        {path.name.partition(".")[0] for path in directory.iterdir()}
+        if directory.exists()
+        else set()
+    )
+
+
+def test_open_index__nobody_deletes_what_is_mapped_until_it_is_no_longer(tck, store):
+    opened = open_index(store, tck, grid=RAS)
+    assert leased(store) == set(opened.keys.values())
+    store.plan_clear(force=True).execute()
+    index = opened.index
+    del opened
+    assert len(leased(store)) == 3
+    assert len(list(store.entries())) == 3
+    del index
+    gc.collect()
+    assert leased(store) == set()
+    assert len(store.plan_clear(force=True).execute().removed) == 3
+
+
+def test_open_index__the_copy_of_a_compressed_tractogram_is_held_too(tck, tmp_path, store):
+    packed = tmp_path / "packed.tck.gz"
+    packed.write_bytes(gzip.compress(tck.read_bytes(), 1))
+    opened = open_index(store, packed, grid=RAS)
+    assert leased(store) == set(opened.keys.values())
+    assert "unpacked" in opened.keys
+    del opened
+    gc.collect()
+    assert leased(store) == set()
+
+
+def test_open_index__what_was_evicted_before_it_could_be_leased_is_made_again(tck, store):
+    class Evicted(Store):
+        """A store from which entries vanish as soon as they are handed out, now and then."""
+
+        n_left = 2
+
+        def get_or_make(self, key, *args, **options):
+            entry = super().get_or_make(key, *args, **options)
+            if self.n_left and key.product == "hits":
+                self.n_left -= 1
+                shutil.rmtree(entry.path)
+            return entry
+
+    assert open_index(Evicted(store.root), tck, grid=RAS).n_streamlines == 200
+
+
+def test_find_box__holds_nothing_once_it_is_known(tck, store):
+    find_box(store, tck)
+    gc.collect()
+    assert leased(store) == set()
