@@ -340,3 +340,24 @@ def test_eviction__is_never_automatic_where_a_group_shares(root, member):
     small = f"{USE}\nStore(sys.argv[1], max_size=1).get_or_make(key_of(2), make)"
     member(OTHER).python(small, root)
     assert len(list(Store(root).entries())) == 2
+
+
+LEAVE = """
+import os, signal
+from lacuna.utils.cache import temp_dir
+with temp_dir("run_") as directory:
+    (directory / "half.nii").touch()
+    print(directory, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_reap__leaves_the_scratch_of_another_member_alone(root, member):
+    left = member(MAKER).start(sys.executable, "-c", LEAVE, LACUNA_CACHE_DIR=root)
+    scratch = Path(left.communicate()[0].strip())
+    assert scratch.parent == root / "tmp"
+    shown = member(OTHER).lacuna("cache", "reap", "--yes", "--cache-dir", root)[0]
+    assert f"it belongs to another user ({MAKER})" in shown
+    assert scratch.is_dir()
+    member(MAKER).lacuna("cache", "reap", "--yes", "--cache-dir", root)
+    assert not scratch.exists()
