@@ -83,6 +83,26 @@ def test_key__an_unknown_product_names_the_known_ones():
         Key("maps")
 
 
+def test_key__another_packages_product_has_a_bucket_and_a_version_of_its_own():
+    key = Key("mylab.surfaces", {"side": "left"})
+    assert key.location.startswith("others/v1/")
+    assert key.identity["version"] == 1
+    assert key.digest == Key("mylab.surfaces", {"side": "left"}, version=1).digest
+    assert key.digest != Key("mylab.surfaces", {"side": "left"}, version=2).digest
+    assert key.digest != Key("yourlab.surfaces", {"side": "left"}).digest
+
+
+@pytest.mark.parametrize("name", ["", ".", "mylab.", ".map", "a..b", "../x.y", "my lab.x", "A.b/c"])
+def test_key__a_name_that_is_no_name_is_refused(name):
+    with pytest.raises(OptionError, match=r"'package\.product'"):
+        Key(name)
+
+
+def test_key__the_version_of_our_own_products_stands_in_the_table():
+    with pytest.raises(OptionError, match="not for you"):
+        Key("map", version=2)
+
+
 @given(value=JSON)
 def test_digest__every_json_value_has_one_that_survives_canonical_form(value):
     from lacuna.store._digest import canonical, digest_of

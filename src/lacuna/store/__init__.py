@@ -11,6 +11,7 @@ What may be kept is listed in `lacuna.store.buckets`; where it lies, in the layo
 
     <cache_dir>/
       downloads/ tdi/ transforms/   buckets; in each: v1/ab/<digest>/ payload files, meta.json
+      others/                       one more bucket, for what other packages keep
       tmp/                          default scratch
       .stage/ .trash/ .claims/ .leases/ .pins/
       .partial/                     what came so far of files that are fetched

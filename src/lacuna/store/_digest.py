@@ -8,15 +8,17 @@ tuples are lists; numbers that are not finite are refused. No path, host or time
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from lacuna.errors import OptionError
-from lacuna.store.buckets import BUCKETS, PRODUCTS
+from lacuna.store.buckets import BUCKETS, OTHERS, PRODUCTS
 
 _EXACT_INTEGERS = 2.0**53
+_NAME_OF_OTHERS = re.compile(r"[a-z]\w*(\.[a-z]\w*)+", re.ASCII)
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -27,7 +29,7 @@ class Key:
     Parameters
     ----------
     product
-        A name in `lacuna.store.buckets.PRODUCTS`.
+        A name in `lacuna.store.buckets.PRODUCTS`, or of another package: ``package.product``.
     parameters
         Everything that changes the content, and nothing else. Values are JSON; numpy scalars are
         converted by whoever builds the key.
@@ -35,6 +37,9 @@ class Key:
         Role of each input file: the fingerprint of its content (see `Store.fingerprint`).
     label
         For people only, such as ``"tdi map hcp842 2 mm"``; no part of the key.
+    version
+        Of another package's product, 1 by default: raise it when the same parameters give another
+        content. Those of the table have theirs there.
 
     Raises
     ------
@@ -46,18 +51,24 @@ class Key:
     parameters: Mapping[str, object] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     label: str = ""
+    version: int | None = None
 
     def __post_init__(self) -> None:
         """Check at once, where the caller can still be seen in the traceback."""
-        if self.product not in PRODUCTS:
+        if self.product in PRODUCTS and self.version is not None:
+            raise OptionError(f"The version of {self.product!r} is not for you to choose.")
+        if self.product not in PRODUCTS and not _NAME_OF_OTHERS.fullmatch(self.product):
             known = ", ".join(sorted(PRODUCTS))
-            raise OptionError(f"There is no cached product {self.product!r}; known are {known}.")
+            raise OptionError(
+                f"There is no cached product {self.product!r}; known are {known}. Name one of your "
+                "own after its package: 'package.product'."
+            )
         _ = self.digest
 
     @cached_property
     def bucket(self) -> str:
         """The bucket in which the entry lies."""
-        return PRODUCTS[self.product][0]
+        return PRODUCTS[self.product][0] if self.product in PRODUCTS else OTHERS
 
     @cached_property
     def location(self) -> str:
@@ -68,10 +79,11 @@ class Key:
     @cached_property
     def identity(self) -> Any:
         """Everything that the digest covers, in canonical form."""
+        version = self.version or 1
         return canonical(
             {
                 "product": self.product,
-                "version": PRODUCTS[self.product][1],
+                "version": PRODUCTS[self.product][1] if self.product in PRODUCTS else version,
                 "parameters": self.parameters,
                 "inputs": self.inputs,
             }

@@ -4,6 +4,7 @@
 
     <cache_dir>/
       downloads/ tdi/ transforms/   buckets; in each: v1/ab/<digest>/ payload files, meta.json
+      others/                       one more bucket, for what other packages keep
       tmp/                          default scratch
       .stage/ .trash/ .claims/ .leases/ .pins/
       .partial/                     what came so far of files that are fetched

@@ -9,6 +9,7 @@ BUCKETS = {
     "downloads": 1,  # files fetched from elsewhere, as they came
     "tdi": 1,  # track-density images and streamline indexes
     "transforms": 1,  # warps and affines between spaces
+    "others": 1,  # what other packages keep here, under names of their own
 }
 """Bucket: version of the form in which its entries lie on disk."""
 
@@ -20,3 +21,6 @@ PRODUCTS = {
     "unpacked": ("tdi", 1),  # a compressed tractogram in a form that can be mapped
 }
 """Product: its bucket, and the version of what it holds."""
+
+OTHERS = "others"
+"""Bucket of products whose name holds a dot, ``package.product``; their versions are given."""
