@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 CPUS = 32
-KILL_WAIT_S = 4
+KILL_WAIT_S = 10
 CGROUP_PLUGINS = ("disabled", "cgroup/v1", "autodetect")
 """Tried in turn: old versions know no ``disabled``, new ones need a systemd for the others."""
 
@@ -103,8 +103,9 @@ class Cluster:
     def stop(self) -> None:
         """End all jobs, then the daemons, then whatever a job left running."""
         with contextlib.suppress(subprocess.SubprocessError, AssertionError):
-            self.run("scancel", "--user=root")
-            eventually(lambda: not self.run("squeue", "--noheader"), "jobs to end", 15)
+            if self._daemons:
+                self.run("scancel", "--user=root")
+                eventually(lambda: not self.run("squeue", "--noheader"), "jobs to end", 15)
         self._stop_daemons()
         for pid in self._strays():
             with contextlib.suppress(ProcessLookupError):

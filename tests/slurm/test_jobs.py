@@ -116,10 +116,10 @@ def test_scancel__of_a_builder_lets_the_others_take_over(study, large_tractogram
     assert study.kill(second.job) == second.token
     third = wait_for_builder(study, {first.token, second.token})
     living = owners(study.scratch()) - {first.token, second.token}
-    assert third.token in living
     reap(study)
     # What was killed could not tidy up, what was cancelled did, and what lives is left alone.
-    eventually(lambda: owners(study.scratch()) == living, "the scratch of the living alone")
+    assert third.token in owners(study.scratch())
+    eventually(lambda: owners(study.scratch()) <= living, "the scratch of the living alone")
 
     study.cluster.wait(job)
     assert [state_of(study, each.job) for each in (first, second)] == ["CANCELLED", "FAILED"]
