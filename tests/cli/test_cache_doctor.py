@@ -41,7 +41,7 @@ def test_doctor__examines_the_cache_and_scratch(root, tmp_path, monkeypatch, cap
     text = output(capsys, "doctor")
     assert f"{root}\n  " in text
     assert f"{tmp_path}/scratch\n  " in text
-    assert "  ok       publication: an entry was published in " in text
+    assert "  ok       publication: an entry was published and read back in " in text
     assert text.count("publication") == 1
     assert text.splitlines()[-1].startswith("0 problem, ")
     assert text.endswith(": nothing was found that breaks a promise of the cache\n")
@@ -57,7 +57,7 @@ def test_doctor__of_a_directory_prints_json(tmp_path, capsys):
 
 def test_doctor__what_is_amiss_says_what_to_do(purged, root, capsys):
     text = output(capsys, "doctor", str(root))
-    assert "warning  marker: 1 entries, 1 of them below no marker\n" in text
+    assert "warning  marker: entries: 1, 1 of them below no marker\n" in text
     assert f"           `lacuna cache adopt {root}`\n" in text
 
 
@@ -102,6 +102,11 @@ def test_adopt__other_data_is_listed_and_refused(purged, root, capsys):
     assert f"not ours: {entry}\n" in text
     assert "nothing to mark" in text
     assert not (purged / ".lacuna-cache").exists()
+
+
+def test_adopt__of_what_is_absent_is_an_error(tmp_path, capsys):
+    assert main(["cache", "adopt", str(tmp_path / "absent")]) == 1
+    assert "absent is not a directory" in capsys.readouterr().err
 
 
 def test_adopt__json(purged, root, capsys):

@@ -28,7 +28,7 @@ def test_examine__a_good_directory_has_no_problem_and_nothing_stays(tmp_path):
     findings = examine(tmp_path, scratch=tmp_path)
     assert not [finding for finding in findings if finding.verdict == "problem"]
     found = by_name(findings)
-    for name in ("made once", "rename", "memory map", "permissions", "clock", "publication"):
+    for name in ("made once", "rename", "large file", "permissions", "clock", "publication"):
         assert found[name].verdict == "ok", found[name]
     assert {"space", "inodes", "fsync", "scratch", "hard link", "flock", "fcntl lock"} <= set(found)
     assert files_below(tmp_path) == {"mine.txt"}
@@ -51,7 +51,7 @@ def test_examine__a_clock_that_differs_is_a_warning(tmp_path, ahead, side):
 
 def test_examine__scratch_is_not_asked_to_publish(tmp_path):
     names = set(by_name(examine(tmp_path, publishes=False)))
-    assert "memory map" in names
+    assert "large file" in names
     assert not {"publication", "marker", "flock", "rename"} & names
 
 
@@ -120,10 +120,10 @@ def test_leftovers__of_a_killed_examination_go_if_it_is_proven_dead(tmp_path):
 
 def test_lock__that_is_missing_or_lies_is_a_note_with_the_reason():
     for told in (("ENOLCK", "ENOLCK"), ("held", "held"), ("held", "EIO"), ("no answer", "held")):
-        judged, _, meaning, _ = _probes.judge_lock(*told, "another")
-        assert judged == "note"
-        assert "Nothing in the cache rests on a lock" in meaning
-    assert _probes.judge_lock("held", "EAGAIN", "another")[0] == "ok"
+        finding = _probes.finding("flock", *_probes.judge_lock(*told, "another"))
+        assert finding.verdict == "note"
+        assert "Nothing in the cache rests on a lock" in finding.meaning
+    assert _probes.judge_lock("held", "EAGAIN", "another")[0] == "lock"
 
 
 def doctor(directory, *wrapper, code=0):
@@ -162,6 +162,14 @@ def all_ok_but(found, *names):
     }
 
 
+@pytest.mark.parametrize("case", _probes.WORDS)
+def test_words__of_each_trouble_say_what_it_means(case):
+    words = _probes.WORDS[case]
+    assert {"seen"} <= words.keys() <= {"verdict", "seen", "meaning", "advice"}
+    assert words.get("verdict", "ok") in ("ok", "note", "warning", "problem")
+    assert "verdict" not in words or words["meaning"]
+
+
 @pytest.mark.faults
 def test_tmpfs__works_and_says_that_it_is_memory(tmp_path):
     found = doctor(tmp_path, *in_tmpfs(tmp_path, "size=64m,nr_inodes=20000"))
@@ -185,11 +193,11 @@ def test_read_only_mount__is_a_problem_that_names_the_way_to_use_it(tmp_path):
 def test_full__is_a_problem_in_figures(tmp_path):
     wrapper = in_tmpfs(tmp_path, "size=300k", "dd if=/dev/zero of=filler 2>/dev/null")
     found = doctor(tmp_path, *wrapper, code=1)
-    for name in ("space", "modest file", "publication"):
+    for name in ("space", "large file", "publication"):
         assert found[name]["verdict"] == "problem"
-    assert found["modest file"]["seen"].endswith("No space left on device")
+    assert found["large file"]["seen"].endswith("No space left on device")
     assert found["space"]["seen"] == "0 bytes free"
-    assert "could not be tried" in found["memory map"]["seen"]
+    assert "could not be tried" in found["clock"]["seen"]
 
 
 @pytest.mark.faults
@@ -207,7 +215,7 @@ def test_no_inodes__are_a_problem(tmp_path):
         ("link,linkat:error=EPERM", "hard link", "note", "refused: Operation not permitted"),
         ("flock:error=ENOLCK", "flock", "note", "there is none: ENOLCK"),
         ("flock:retval=0", "flock", "note", "it lies"),
-        ("fallocate:error=EOPNOTSUPP", "reservation", "ok", "1.0 MB taken"),
+        ("fallocate:error=EOPNOTSUPP", "large file", "ok", "16.8 MB taken"),
         ("chmod,fchmodat:retval=0", "permissions", "warning", "for 0700"),
         ("utimensat:retval=0", "time stamps", "warning", "a time is kept to within"),
     ],
@@ -224,9 +232,9 @@ def test_shortcoming__that_breaks_no_promise_is_no_problem(
 @pytest.mark.parametrize(
     ("injection", "name", "seen"),
     [
-        ("fallocate:retval=0", "memory map", "failed: mmap length is greater than file size"),
+        ("fallocate:retval=0", "large file", "failed: mmap length is greater than file size"),
         ("fsync:error=EIO", "fsync", "failed: Input/output error"),
-        ("fsync:error=EDQUOT", "modest file", "could not be written: Disk quota exceeded, though"),
+        ("fsync:error=EDQUOT", "large file", "could not be written: Disk quota exceeded"),
         ("rename,renameat,renameat2:retval=0:when=3", "rename", "replaced one that was not empty"),
         ("rename,renameat,renameat2:error=EXDEV:when=3+", "rename", "cross-device"),
         ("rename,renameat,renameat2:error=EXDEV:when=4+", "publication", "cross-device"),

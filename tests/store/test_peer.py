@@ -60,7 +60,7 @@ def test_peer__both_find_each_other_say_the_same_and_leave_nothing(tmp_path):
     assert {name: finding["verdict"] for name, finding in first.items()} == dict.fromkeys(
         (
             *("exclusive file", "first rename wins", "flock", "fcntl lock"),
-            *("file seen", "directory seen", "clocks"),
+            *("entry seen", "clocks"),
         ),
         "ok",
     )
@@ -89,8 +89,8 @@ def test_peer__alone_it_gives_up_and_says_what_to_run_where(tmp_path):
     assert is_clean(tmp_path)
 
 
-def test_peer__a_directory_that_cannot_be_written_is_a_typed_error(tmp_path):
-    with pytest.raises(CacheDirError, match=r"absent failed \(No such file"):
+def test_peer__a_directory_that_is_absent_is_a_typed_error(tmp_path):
+    with pytest.raises(CacheDirError, match="absent is not a directory"):
         compare_nodes(tmp_path / "absent")
 
 
@@ -132,10 +132,10 @@ def facts(**changes):
         "boot_id": str(is_first),
         "files": won,
         "directories": won,
-        "content": [(str(winner), 0.0) for winner in [True, False] * 3],
+        "wrong": 0,
         "flock": "held" if is_first else "EAGAIN",
         "lockf": "held" if is_first else "EAGAIN",
-        "seen": [(0.0, 0.0)],
+        "seen_s": 0.0,
         "clock": (0.0, 0.001),
         **changes,
     }
@@ -160,7 +160,7 @@ def test_judge__two_winners_or_none_break_a_promise(which):
 
 
 def test_judge__an_entry_that_was_replaced_breaks_a_promise():
-    (finding,) = judged({"content": [("False", 0.0)] * 6}).values()
+    (finding,) = judged(second={"wrong": 3}).values()
     assert (finding.name, finding.verdict) == ("first rename wins", "problem")
     assert "3 of 6" in finding.seen
 
@@ -174,8 +174,8 @@ def test_judge__locks_that_lie_are_a_note():
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(3.0, "note"), (61.0, "warning")])
 def test_judge__what_is_seen_late_is_said_in_figures(seconds, verdict):
-    (finding,) = judged(second={"seen": [(0.0, 0.0), (seconds, 0.0)]}).values()
-    assert (finding.name, finding.verdict) == ("file seen", verdict)
+    (finding,) = judged(second={"seen_s": seconds}).values()
+    assert (finding.name, finding.verdict) == ("entry seen", verdict)
     assert f"{seconds:.0f}000 ms" in finding.seen
 
 

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from lacuna.store._digest import digest_of
 from lacuna.store._entry import read_file
-from lacuna.store._layout import (
-    META,
-    TAG,
-    is_marked,
-    is_ours,
-    listing,
-    walk,
-    write_marks,
-)
+from lacuna.store._layout import META, TAG, is_marked, is_ours, listing, walk, write_marks
+from lacuna.store._probes import existing
 from lacuna.store._space import explained
 from lacuna.store.buckets import BUCKETS
 
@@ -71,10 +64,12 @@ def plan_adoption(root: str) -> AdoptionPlan:
 
     Raises
     ------
+    CacheDirError
+        There is no such directory.
     OSError
         It cannot be read.
     """
-    root = os.path.abspath(root)
+    root = existing(root)
     versions: Counter[str] = Counter()
     foreign = []
     for path, lies_so in walk(root):

@@ -6,7 +6,6 @@ files that are there from the beginning and are opened for each look: that is wh
 system asks its server again, whereas a name that was absent may stay so for a minute.
 """
 
-import errno
 import json
 import os
 import shutil
@@ -14,22 +13,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lacuna.errors import CacheError
 from lacuna.store._entry import read_file
 from lacuna.store._layout import EXAMINATION, write_file
 from lacuna.store._probes import (
-    NOTE,
-    OK,
-    PROBLEM,
-    WARNING,
+    LOCK_CALLS,
+    Case,
     Finding,
+    create,
+    existing,
+    finding,
     judge_clock,
     judge_lock,
     lock_holder,
     private_directory,
     remove_leftovers,
+    succeeds,
 )
 from lacuna.store._space import explained
 from lacuna.utils.owner import current_owner
@@ -38,10 +40,8 @@ _KIND = "peer"
 _MESSAGE_BYTES = 1 << 14
 _LOOK_AGAIN_S = 0.25
 _STEP_S = 120.0  # a network file system may hide a change for a minute
-_CONTEST_S = 60.0
-_ROUNDS, _PER_ROUND, _PINGS, _LOOKS = 50, 4, 10, 5
+_ROUNDS, _PER_ROUND, _PINGS, _LOOKS = 20, 10, 10, 3
 _VISIBLE_S, _HIDDEN_S = 1.0, 60.0
-_LOCK_CALLS = {"flock": "flock", "fcntl lock": "lockf"}
 
 Facts = dict[str, Any]
 _GONE: Facts = {}
@@ -65,16 +65,15 @@ class Line:
     place: str
     is_first: bool
     guest: str = ""
-    _said: dict[str, Facts] = field(default_factory=dict)
-    _n_said: int = 0
+    _said: list[Facts] = field(default_factory=list)
     _n_heard: int = 0
 
     def tell(self, **facts: Any) -> None:
         """Say the next thing; the one before stays, for an end that has not looked yet."""
-        before = {str(self._n_said): self._said.get(str(self._n_said), {})}
-        self._n_said += 1
-        self._said = {**before, str(self._n_said): facts}
-        _write_json(self._file(self.is_first), {"guest": self.guest, **self._said})
+        self._said.append(facts)
+        latest = range(max(0, len(self._said) - 2), len(self._said))
+        said = {str(number): self._said[number] for number in latest}
+        _write_json(self._file(self.is_first), {"guest": self.guest, **said})
 
     def hear(self) -> Facts:
         """Wait for the next thing that the other end says.
@@ -84,13 +83,12 @@ class Line:
         CacheError
             It left, or says nothing.
         """
+        number, pause, until = str(self._n_heard), 0.0005, time.monotonic() + _STEP_S
         self._n_heard += 1
-        pause, until = 0.0005, time.monotonic() + _STEP_S
         while time.monotonic() < until:
             said = _read_json(self._file(not self.is_first))
-            if str(self._n_heard) in said:
-                facts: Facts = said[str(self._n_heard)]
-                return facts
+            if number in said:
+                return dict(said[number])
             if said is _GONE:
                 raise CacheError(_STOPPED)
             time.sleep(pause)
@@ -132,7 +130,7 @@ def _read_json(path: str) -> Facts:
 
 
 def compare_nodes(
-    directory: str | os.PathLike[str],
+    directory: Path | str,
     *,
     wait_s: float = 120.0,
     tell: Callable[[str], None] = lambda _: None,
@@ -158,9 +156,9 @@ def compare_nodes(
     CacheError
         The other did not come, or stopped.
     CacheDirError
-        The directory cannot be written.
+        There is no such directory, or it cannot be written.
     """
-    root = os.path.abspath(directory)
+    root = existing(directory)
     remove_leftovers(root)
     with explained(root, "what the nodes tell each other"), private_directory(root, _KIND) as own:
         line = _meet(root, own, wait_s, tell)
@@ -232,15 +230,20 @@ def _join(place: str, me: str) -> bool:
 def _try_all(line: Line) -> Facts:
     place = line.place
     facts: Facts = {key: current_owner().record[key] for key in ("host", "boot_id")}
-    facts["files"] = _contest(line, lambda number: _create(f"{place}/claim.{number}"))
+    facts["files"] = _contest(line, lambda number: succeeds(create, f"{place}/claim.{number}"))
     stage, entry = f"{place}/stage.{line.is_first}", f"{place}/entry"
     for number in range(_ROUNDS * _PER_ROUND):
         _stage(f"{stage}.{number}", str(line.is_first))
-    won = _contest(line, lambda number: _rename(f"{stage}.{number}", f"{entry}.{number}"))
-    facts["directories"] = won
+    won = _contest(
+        line, lambda number: succeeds(os.rename, f"{stage}.{number}", f"{entry}.{number}")
+    )
     line.exchange()
-    facts["content"] = [_wait_for(f"{entry}.{number}/who") for number in range(len(won))]
-    for call in _LOCK_CALLS.values():
+    started = time.monotonic()
+    found = [_wait_for(f"{entry}.{number}/who", started) for number in range(len(won))]
+    expected = [str(line.is_first == is_ours) for is_ours in won]
+    wrong = sum(text != winner for (text, _), winner in zip(found, expected, strict=True))
+    facts |= {"directories": won, "wrong": wrong}
+    for call in LOCK_CALLS.values():
         if not line.is_first:
             line.hear()
         with lock_holder(f"{place}/{call}", call) as state:
@@ -248,7 +251,7 @@ def _try_all(line: Line) -> Facts:
             line.tell()
             if line.is_first:
                 line.hear()
-    facts["seen"] = list(_look_out(line))
+    facts["seen_s"] = max(_look_out(line), *(waited_s for _, waited_s in found))
     facts["clock"] = _compare_clocks(line)
     return facts
 
@@ -256,21 +259,11 @@ def _try_all(line: Line) -> Facts:
 def _contest(line: Line, attempt: Callable[[int], bool]) -> list[bool]:
     """Return which of many attempts succeeded that both make at about the same time."""
     won: list[bool] = []
-    until = time.monotonic() + _CONTEST_S
-    for number in range(_ROUNDS):
-        late = time.monotonic() > until
-        if (line.exchange(late=late)["late"] or late) and number:
-            break
-        won += [attempt(number * _PER_ROUND + inner) for inner in range(_PER_ROUND)]
+    for number in range(_ROUNDS * _PER_ROUND):
+        if number % _PER_ROUND == 0:
+            line.exchange()
+        won.append(attempt(number))
     return won
-
-
-def _create(path: str) -> bool:
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return False
-    return True
 
 
 def _stage(path: str, text: str) -> None:
@@ -278,101 +271,69 @@ def _stage(path: str, text: str) -> None:
     write_file(f"{path}/who", text.encode())
 
 
-def _rename(source: str, target: str) -> bool:
-    try:
-        os.rename(source, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        return False
-    return True
-
-
-def _wait_for(path: str) -> tuple[str, float]:
-    """Return what a file says, and how long it took to be seen, s."""
-    started = time.monotonic()
-    while (waited := time.monotonic() - started) < _HIDDEN_S:
+def _wait_for(path: str, started: float) -> tuple[str, float]:
+    """Return what a file says, and how long after a start it was seen, s."""
+    while (waited_s := time.monotonic() - started) < _HIDDEN_S:
         with suppress(OSError):
-            return read_file(path).decode(), round(waited, 6)
+            return read_file(path).decode(), waited_s
         time.sleep(0.002)
-    return "", waited
+    return "", waited_s
 
 
-def _look_out(line: Line) -> Iterator[tuple[float, float]]:
-    """Yield how long a file and a directory of the other node took to be seen, s."""
+def _look_out(line: Line) -> float:
+    """Return how long a directory of the other node took to be seen, at most, s."""
+    longest_s = 0.0
     for number in range(2 * _LOOKS):
-        place = f"{line.place}/seen.{number}"
-        if line.is_first == bool(number % 2):
-            _stage(f"{place}.stage", "x")
-            line.exchange()
-            write_file(f"{place}.file", b"x")
-            os.rename(f"{place}.stage", place)
-            line.exchange()
+        place, looks = f"{line.place}/seen.{number}", line.is_first == bool(number % 2)
+        if looks:
+            os.path.lexists(place)  # an absence that was seen is remembered
         else:
-            for path in (f"{place}.file", place):
-                os.path.lexists(path)  # an absence that was seen is remembered
-            line.exchange()
-            line.exchange()
-            yield _wait_for(f"{place}.file")[1], _wait_for(f"{place}/who")[1]
+            _stage(f"{place}.stage", "x")
+        line.exchange()
+        if not looks:
+            os.rename(f"{place}.stage", place)
+        line.exchange()
+        if looks:
+            longest_s = max(longest_s, _wait_for(f"{place}/who", time.monotonic())[1])
+    return longest_s
 
 
 def _compare_clocks(line: Line) -> tuple[float, float]:
     """Return how far the second clock is ahead, and how sure that is, s; known to the first."""
-    found = []
+    found = [(0.0, float("inf"))]
     for _ in range(_PINGS):
         if line.is_first:
             started = time.time()
-            line.tell()
-            theirs = line.hear()["now"]
+            theirs = line.exchange()["now"]
             ended = time.time()
             found.append((theirs - (started + ended) / 2, (ended - started) / 2))
         else:
             line.hear()
             line.tell(now=time.time())
-    return min(found, key=lambda pair: pair[1]) if found else (0.0, 0.0)
+    return min(found, key=lambda pair: pair[1])
 
 
 def _judge(first: Facts, second: Facts) -> Iterator[Finding]:
-    hosts = f"{first['host']} and {second['host']}"
     is_one = first["boot_id"] and first["boot_id"] == second["boot_id"]
-    meaning = "What is found need not hold between two machines." if is_one else ""
-    seen = hosts + ": one machine" * bool(is_one)
-    yield Finding("nodes", NOTE if is_one else OK, seen, meaning)
-    yield Finding("exclusive file", *_judge_contest(first["files"], second["files"]))
-    won = list(zip(first["directories"], second["directories"], strict=True))
-    judged = _judge_contest(first["directories"], second["directories"])
-    read = list(zip(won, first["content"], second["content"], strict=True))
-    wrong = sum(not ours[0] == theirs[0] == str(winner[0]) for winner, ours, theirs in read)
-    if judged[0] == OK and wrong:
-        seen = f"{wrong} of {len(won)} directories held something else than the winner's content"
-        judged = PROBLEM, seen, "An entry may be replaced.", "Use a cache for each node."
-    yield Finding("first rename wins", *judged)
-    for name, call in _LOCK_CALLS.items():
-        yield Finding(name, *judge_lock(first[call], second[call], "the other node"))
-    for name, index in (("file seen", 0), ("directory seen", 1)):
-        delays = [pair[index] for pair in first["seen"] + second["seen"]]
-        if name == "directory seen":
-            delays += [waited for _, waited in first["content"] + second["content"]]
-        yield Finding(name, *_judge_delay(max(delays)))
-    ahead_s, uncertainty_s = first["clock"]
-    clock = judge_clock(ahead_s, uncertainty_s, str(second["host"]), str(first["host"]))
-    yield Finding("clocks", *clock)
+    hosts = str(first["host"]), str(second["host"])
+    facts = {"hosts": " and ".join(hosts)}
+    yield finding("nodes", "nodes-one-machine" if is_one else "nodes", facts)
+    yield finding("exclusive file", *_judge_contest(first["files"], second["files"]))
+    case, facts = _judge_contest(first["directories"], second["directories"])
+    wrong = max(first["wrong"], second["wrong"])
+    case = "contest-replaced" if wrong and case == "contest" else case
+    yield finding("first rename wins", case, {**facts, "wrong": wrong})
+    for name, call in LOCK_CALLS.items():
+        yield finding(name, *judge_lock(first[call], second[call], "the other node"))
+    seen_s = max(first["seen_s"], second["seen_s"])
+    case = "delay" if seen_s < _VISIBLE_S else "delay-long"
+    case = case if seen_s < _HIDDEN_S else "delay-endless"
+    yield finding("entry seen", case, {"delay_ms": 1000 * seen_s})
+    yield finding("clocks", *judge_clock(*hosts[::-1], *first["clock"]))
 
 
-def _judge_contest(first: list[bool], second: list[bool]) -> tuple[str, ...]:
-    both = sum(ours and theirs for ours, theirs in zip(first, second, strict=True))
-    none = sum(not (ours or theirs) for ours, theirs in zip(first, second, strict=True))
-    seen = f"{len(first)} contests: {sum(first)} won by one node, {sum(second)} by the other"
-    if both or none:
-        meaning = "Two nodes may build one entry, or replace each other's."
-        seen += f"; {both} by both, {none} by none"
-        return PROBLEM, seen, meaning, "Use a cache for each node, or another file system."
-    return OK, seen
-
-
-def _judge_delay(delay_s: float) -> tuple[str, ...]:
-    seen = f"after {1000 * delay_s:.0f} ms at most"
-    if delay_s < _VISIBLE_S:
-        return OK, seen
-    meaning = "A node that waits for an entry sees it so much later, or keeps its own copy."
-    return (NOTE if delay_s < _HIDDEN_S else WARNING), seen, meaning
+def _judge_contest(first: list[bool], second: list[bool]) -> Case:
+    pairs = list(zip(first, second, strict=True))
+    both, none = pairs.count((True, True)), pairs.count((False, False))
+    facts = {"n": len(pairs), "first": sum(first), "second": sum(second), "both": both}
+    return "contest-broken" if both or none else "contest", {**facts, "none": none}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lacuna.cli.cache.clear import add_consent
 from lacuna.cli.options import confirm, duration, print_json
 from lacuna.errors import OptionError
 from lacuna.utils.cache import get_cache_dir, get_temp_base_dir
@@ -39,8 +40,7 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     adopt.add_argument(
         "directory", nargs="?", type=Path, metavar="DIR", help="default: the cache directory"
     )
-    adopt.add_argument("-n", "--dry-run", action="store_true", help="print the plan, and stop")
-    adopt.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_consent(adopt)
 
 
 def _doctor(args: argparse.Namespace) -> int:
