@@ -124,6 +124,19 @@ def test_lease_of_a_dead_process__keeps_nothing_and_is_cleared_away(store):
     assert not lease.exists()
 
 
+def test_end_leases__only_those_of_unknown_owners_that_are_old(store):
+    (entry,) = fill(store, 1)
+    lease = leave_lease(store, key_of(0), foreign_record())
+    assert store.end_leases(3600) == 0
+    os.utime(lease, (time.time() - 7200,) * 2)
+    with entry:
+        for path in (store.root / ".leases").iterdir():
+            os.utime(path, (time.time() - 7200,) * 2)
+        assert store.end_leases(3600) == 1
+        assert list(store.users()) == [key_of(0).digest]
+    assert not store.users()
+
+
 def test_execute__keeps_what_was_leased_since_it_was_planned(store):
     (entry,) = fill(store, 1)
     plan = store.plan_prune(max_size=0)

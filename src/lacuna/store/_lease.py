@@ -12,10 +12,11 @@ all the same: that it was used just now protects it for a day.
 import json
 import os
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from threading import RLock
 
-from lacuna.store._claim import judge
+from lacuna.store._claim import Holder, judge
 from lacuna.store._layout import (
     LEASES,
     PINS,
@@ -123,17 +124,45 @@ def holders(root: str, start: str = "") -> dict[str, str]:
         The leases cannot be looked at.
     """
     found = {}
+    for name, holder in _judged(root, start):
+        if holder.state != "dead":
+            doubt = f" ({holder.reason})" if holder.state == "unknown" else ""
+            found[name.partition(".")[0]] = f"{holder}{doubt}"
+    return found
+
+
+def end_foreign(root: str, older_than_s: float) -> int:
+    """Remove leases of which nobody can say whether their owner lives; return how many.
+
+    Parameters
+    ----------
+    root
+        The cache root.
+    older_than_s
+        Time since they were taken: an owner that lives and uses the entry for longer loses it.
+    """
+    n_ended = 0
+    if os.path.islink(f"{root}/{LEASES}"):
+        return 0
+    for name, holder in _judged(root, ""):
+        taken_at = holder.claim[1] / 1e9
+        if holder.state == "unknown" and time.time() - taken_at > older_than_s:
+            with suppress(OSError):
+                os.unlink(f"{root}/{LEASES}/{name}")
+                n_ended += 1
+    return n_ended
+
+
+def _judged(root: str, start: str) -> Iterator[tuple[str, Holder]]:
     try:
         names = os.listdir(f"{root}/{LEASES}")
     except (FileNotFoundError, NotADirectoryError):
-        return {}
+        return
     for name in names:
         if name.startswith(start) and is_temporary_name(name):
             holder = judge(root, name, LEASES)
-            if holder is not None and holder.state != "dead":
-                doubt = f" ({holder.reason})" if holder.state == "unknown" else ""
-                found[name.partition(".")[0]] = f"{holder}{doubt}"
-    return found
+            if holder is not None:
+                yield name, holder
 
 
 def pin(root: str, digest: str, label: str) -> None:

@@ -91,7 +91,7 @@ def require_space(directory: str, what: str, need: int, keep_free: int) -> None:
     raise CacheFullError(
         errno.ENOSPC,
         f"No room for {what} in {directory}: it needs {size_text(need)}, {size_text(free)} are "
-        f"free{reserve}. Make room, or {_WAY_OUT}.",
+        f"free{reserve}. Make room (`lacuna cache clear`), or {_WAY_OUT}.",
         directory,
     )
 
@@ -142,7 +142,7 @@ def _full(number: int, directory: str, what: str, need: int | None) -> CacheFull
     return CacheFullError(
         number,
         f"While writing {what} in {directory}, {problem}: {needed}, {left} on the "
-        f"disk. No entry was made of it. Make room, or {_WAY_OUT}.",
+        f"disk. No entry was made of it. Make room (`lacuna cache clear`), or {_WAY_OUT}.",
         directory,
     )
 

@@ -13,7 +13,7 @@ from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, read, rehash, survey
 from lacuna.store._fingerprint import Fingerprints
 from lacuna.store._layout import is_group, prepare, walk
-from lacuna.store._lease import holders, pin, unpin
+from lacuna.store._lease import end_foreign, holders, pin, unpin
 from lacuna.store._partial import Partial
 from lacuna.store._prune import (
     RECENT_S,
@@ -277,6 +277,16 @@ class Store:
     def users(self) -> Mapping[str, str]:
         """Return who uses entries of the root now, or may do so, by digest."""
         return holders(self._root)
+
+    def end_leases(self, older_than_s: float) -> int:
+        """End leases of which nobody can say whether their owner lives; return how many.
+
+        Parameters
+        ----------
+        older_than_s
+            Time since they were taken. What such an owner still uses may then be deleted.
+        """
+        return end_foreign(self._root, older_than_s)
 
     def usage(self) -> Usage:
         """Return how often earlier runs found what they asked the root for."""

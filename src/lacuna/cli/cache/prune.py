@@ -1,6 +1,7 @@
 """``lacuna cache prune | pin | unpin``: keep within the budgets, and keep what must stay."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,13 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     prune.add_argument(
         "--old-versions", action="store_true", help="also what only older versions can read"
     )
+    prune.add_argument(
+        "--end-leases-older-than",
+        type=duration,
+        metavar="TIME",
+        help="first end leases from other machines or containers that were taken so long ago: "
+        "whoever took them may have been killed, and who was not loses what it uses",
+    )
     add_consent(prune)
     for name, action, text in (
         ("pin", _pin, "Keep entries, whatever the budgets say."),
@@ -43,7 +51,10 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _prune(args: argparse.Namespace) -> int:
     from lacuna.workflow.stores import open_store
 
-    plan = open_store(args.settings).plan_prune(
+    store = open_store(args.settings)
+    if args.end_leases_older_than is not None and not args.dry_run:
+        print(f"leases ended: {store.end_leases(args.end_leases_older_than)}", file=sys.stderr)
+    plan = store.plan_prune(
         max_size=args.max_size,
         max_age_s=args.max_age,
         min_free=args.min_free,
