@@ -231,15 +231,13 @@ def _try_all(line: Line) -> Facts:
     place = line.place
     facts: Facts = {key: current_owner().record[key] for key in ("host", "boot_id")}
     facts["files"] = _contest(line, lambda number: succeeds(create, f"{place}/claim.{number}"))
-    stage, entry = f"{place}/stage.{line.is_first}", f"{place}/entry"
+    stage, entry = f"{place}/stage.{line.is_first}.", f"{place}/entry."
     for number in range(_ROUNDS * _PER_ROUND):
-        _stage(f"{stage}.{number}", str(line.is_first))
-    won = _contest(
-        line, lambda number: succeeds(os.rename, f"{stage}.{number}", f"{entry}.{number}")
-    )
+        _stage(f"{stage}{number}", str(line.is_first))
+    won = _contest(line, lambda number: succeeds(os.rename, f"{stage}{number}", f"{entry}{number}"))
     line.exchange()
     started = time.monotonic()
-    found = [_wait_for(f"{entry}.{number}/who", started) for number in range(len(won))]
+    found = [_wait_for(f"{entry}{number}/who", started) for number in range(len(won))]
     expected = [str(line.is_first == is_ours) for is_ours in won]
     wrong = sum(text != winner for (text, _), winner in zip(found, expected, strict=True))
     facts |= {"directories": won, "wrong": wrong}
@@ -300,17 +298,17 @@ def _look_out(line: Line) -> float:
 
 def _compare_clocks(line: Line) -> tuple[float, float]:
     """Return how far the second clock is ahead, and how sure that is, s; known to the first."""
-    found = [(0.0, float("inf"))]
+    best = (0.0, float("inf"))
     for _ in range(_PINGS):
+        started = time.time()
         if line.is_first:
-            started = time.time()
-            theirs = line.exchange()["now"]
-            ended = time.time()
-            found.append((theirs - (started + ended) / 2, (ended - started) / 2))
+            theirs, ended = line.exchange()["now"], time.time()
+            pair = (theirs - (started + ended) / 2, (ended - started) / 2)
+            best = min(best, pair, key=lambda pair: pair[1])
         else:
             line.hear()
             line.tell(now=time.time())
-    return min(found, key=lambda pair: pair[1])
+    return best
 
 
 def _judge(first: Facts, second: Facts) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,23 +145,8 @@ def probe(place: str, now: Callable[[], float], *, publishes: bool) -> Iterator[
     publishes
         Whether entries are kept here, rather than scratch alone.
     """
-    probes: dict[str, Callable[[str], Case]] = {
-        "made once": _make_twice,
-        "large file": _map,
-        "permissions": _restrict,
-        "time stamps": _stamp,
-        "clock": lambda inner: _compare_clocks(inner, now),
-    }
-    if publishes:
-        probes |= {
-            "rename": _rename,
-            "fsync": _sync,
-            "fsync of directory": _sync_directory,
-            "hard link": _link,
-            "flock": lambda inner: _lock_twice(inner, "flock"),
-            "fcntl lock": lambda inner: _lock_twice(inner, "lockf"),
-            "publication": _publish,
-        }
+    probes = _PROBES | (_PROBES_OF_PUBLISHING if publishes else {})
+    probes["clock"] = lambda inner: _compare_clocks(inner, now)
     for name, look in probes.items():
         inner, started = f"{place}/{name.replace(' ', '-')}", time.perf_counter()
         try:
@@ -316,15 +302,27 @@ def judge_lock(first: str, second: str, whose: str) -> Case:
 
 def _publish(place: str) -> Case:
     def make(stage: Path) -> None:
-        (stage / "probe.txt").write_text("probe", encoding="ascii")
-
-    def check(stage: Path) -> None:
-        if (stage / "probe.txt").read_text(encoding="ascii") != "probe":
-            raise ValueError("it does not hold what was written")
+        (stage / "probe.txt").write_bytes(b"probe")
 
     key = Key("map", {"probe": 1}, {}, "probe")
-    with Store(f"{place}/cache").get_or_make(key, make, check) as entry:
-        check(entry.path)
-    if Store(f"{place}/cache").find(key) is None:
+    Store(f"{place}/cache").get_or_make(key, make)
+    entry = Store(f"{place}/cache").find(key)
+    if entry is None or (entry.path / "probe.txt").read_bytes() != b"probe":
         raise CacheError("what was published is not found")
     return "publication", {}
+
+
+_PROBES: dict[str, Callable[[str], Case]] = {
+    "made once": _make_twice,
+    "large file": _map,
+    "permissions": _restrict,
+    "time stamps": _stamp,
+}
+_PROBES_OF_PUBLISHING: dict[str, Callable[[str], Case]] = {
+    "rename": _rename,
+    "fsync": _sync,
+    "fsync of directory": _sync_directory,
+    "hard link": _link,
+    **{name: partial(_lock_twice, call=call) for name, call in LOCK_CALLS.items()},
+    "publication": _publish,
+}

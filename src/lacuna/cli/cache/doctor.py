@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,23 +49,19 @@ def _doctor(args: argparse.Namespace) -> int:
 
     if args.peer:
         place = args.directory or get_cache_dir()
-
-        def tell(message: str) -> None:
-            print(message, file=sys.stderr, flush=True)
-
+        tell = partial(print, file=sys.stderr, flush=True)
         found = {str(place): compare_nodes(place, wait_s=args.wait, tell=tell)}
     else:
         found = _examine(args)
-    findings = [finding for several in found.values() for finding in several]
+    verdicts = [finding.verdict for several in found.values() for finding in several]
     if args.json:
         print_json(found)
     else:
-        for directory, several in found.items():
-            print(directory)
-            for finding in several:
-                _print_finding(finding)
-        _print_sum(findings)
-    return 1 if any(finding.verdict == "problem" for finding in findings) else 0
+        _print_findings(found)
+        counts = [f"{verdicts.count(name)} {name}" for name in ("problem", "warning", "note", "ok")]
+        what = "something" if "problem" in verdicts else "nothing"
+        print(f"{', '.join(counts)}: {what} was found that breaks a promise of the cache")
+    return int("problem" in verdicts)
 
 
 def _examine(args: argparse.Namespace) -> "dict[str, list[Finding]]":
@@ -79,19 +76,14 @@ def _examine(args: argparse.Namespace) -> "dict[str, list[Finding]]":
     return found | {str(scratch): examine(scratch, publishes=False)}
 
 
-def _print_finding(finding: "Finding") -> None:
-    print(f"  {finding.verdict:<8} {finding.name}: {finding.seen}")
-    if finding.verdict != "ok":
-        for text in (finding.meaning, finding.advice):
-            if text:
-                print(f"           {text}")
-
-
-def _print_sum(findings: "list[Finding]") -> None:
-    verdicts = [finding.verdict for finding in findings]
-    counts = [f"{verdicts.count(name)} {name}" for name in ("problem", "warning", "note", "ok")]
-    found = "something" if "problem" in verdicts else "nothing"
-    print(f"{', '.join(counts)}: {found} was found that breaks a promise of the cache")
+def _print_findings(found: "dict[str, list[Finding]]") -> None:
+    for directory, several in found.items():
+        print(directory)
+        for finding in several:
+            print(f"  {finding.verdict:<8} {finding.name}: {finding.seen}")
+            if finding.verdict != "ok":
+                for text in filter(None, (finding.meaning, finding.advice)):
+                    print(f"           {text}")
 
 
 def _adopt(args: argparse.Namespace) -> int:
