@@ -81,6 +81,9 @@ class CacheDirError(CacheError, OSError):
 class CacheFullError(CacheDirError):
     """The disk, the quota or the inodes are used up."""
 
+    need_bytes: int | None = None
+    """What would have to be free, if that was known before it was written."""
+
 
 class CacheEntryError(CacheError):
     """An entry cannot be built, or is damaged where it cannot be mended."""

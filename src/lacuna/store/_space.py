@@ -88,12 +88,14 @@ def require_space(directory: str, what: str, need: int, keep_free: int) -> None:
     if free is None or free >= need + keep_free:
         return
     reserve = f", and min_free keeps {size_text(keep_free)} of them" if keep_free else ""
-    raise CacheFullError(
+    error = CacheFullError(
         errno.ENOSPC,
         f"No room for {what} in {directory}: it needs {size_text(need)}, {size_text(free)} are "
         f"free{reserve}. Make room (`lacuna cache clear`), or {_WAY_OUT}.",
         directory,
     )
+    error.need_bytes = need
+    raise error
 
 
 def full_error(error: BaseException, root: str, what: str, need: int | None) -> OSError | None:

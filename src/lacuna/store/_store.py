@@ -187,7 +187,8 @@ class Store:
         try:
             entry = make_once(request, lambda: self.find(key))
         except CacheFullError as error:
-            if not self._make_room(error, expected_bytes):
+            need = error.need_bytes if expected_bytes is None else expected_bytes
+            if not self._make_room(error, need):
                 raise
             entry = make_once(request, lambda: self.find(key))
         self._evict()
