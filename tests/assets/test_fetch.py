@@ -1,6 +1,7 @@
 """Files fetched once and taken in by hand: one store, many processes, no network."""
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from lacuna.errors import (
     OfflineError,
     OptionError,
 )
+from lacuna.store import Key
 
 COMMAND = [sys.executable, "-c", "import sys; from lacuna.cli.main import main; sys.exit(main())"]
 
@@ -37,6 +39,10 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def write_old(directory):
+    (directory / "old").write_bytes(bytes(1000))
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def test_killed__in_the_middle_is_gone_on_with_by_the_next(server, store, conten
     first.kill()
     first.communicate()
     had = store.root / ".partial"
-    (came,) = (path.stat().st_size for path in had.glob("*/content"))
+    (came,) = (path.stat().st_size for path in had.glob("*[0-9]"))
     assert came > 20_000
     second = start(store, server.url(), sha256)
     out, _ = second.communicate(timeout=60)
@@ -99,7 +105,7 @@ def test_stopped__by_a_signal_keeps_what_came(server, store, sha256, number, cod
     process.communicate(timeout=60)
     assert process.returncode == code
     (kept,) = (store.root / ".partial").iterdir()
-    assert (kept / "content").stat().st_size > 20_000
+    assert kept.stat().st_size > 20_000
     assert not list((store.root / ".stage").iterdir())
 
 
@@ -143,6 +149,19 @@ def test_request__that_makes_no_sense_is_the_callers_turn(store, what, sha256, p
         fetch(store, what, sha256=sha256)
 
 
+def test_offline__the_command_repeats_what_was_given(store, asset):
+    given = f"lacuna fetch Demo --mirror https://data.invalid/d.zip --sha256 {'0' * 64}"
+    with pytest.raises(OfflineError, match=f"`{given}` prints"):
+        fetch(store, asset, sha256="0" * 64, mirrors=["https://data.invalid/d.zip"], offline=True)
+
+
+def test_asset__that_is_there_counts_as_used(store, asset, archive):
+    meta = fetch(store, asset, source=archive).path / "meta.json"
+    os.utime(meta, (1e9, 1e9))
+    fetch(store, asset)
+    assert meta.stat().st_mtime > 1.1e9
+
+
 @pytest.mark.parametrize(
     ("path", "name"),
     [
@@ -152,6 +171,8 @@ def test_request__that_makes_no_sense_is_the_callers_turn(store, what, sha256, p
         ("meta.json", "_meta.json"),
         ("spaced%20name.trk?x=1", "spaced_name.trk"),
         ("", "_"),
+        ("%E8%85%A6" * 90 + ".trk", "_" * 90 + ".trk"),
+        ("x." + "x" * 199, "x" * 199),
     ],
 )
 def test_name__of_a_file_never_leads_elsewhere(server, store, sha256, path, name):
@@ -248,11 +269,14 @@ def test_from__no_file_is_refused(store, asset, tmp_path, name):
         fetch(store, asset, source=tmp_path / name)
 
 
-def test_size__that_will_not_fit_is_refused_before_the_first_byte(server, store, asset, sha256):
-    huge = msgspec.structs.replace(asset, urls=(server.url(),), sha256=sha256, size_bytes=1 << 60)
-    with pytest.raises(CacheFullError, match="Demo"):
-        fetch(store, huge, patience=QUICK)
-    assert not server.seen
+def test_size__that_only_the_server_states_evicts_nothing_in_vain(server, store, sha256):
+    old = store.get_or_make(Key("download", {"sha256": "1" * 64, "name": "old"}), write_old)
+    os.utime(old.path / "meta.json", (1e9, 1e9))
+    server.script = [serve(length=1 << 60)] * 2
+    with pytest.raises(CacheFullError, match=r"data\.trk"):
+        fetch(store, server.url(), sha256=sha256, patience=QUICK)
+    assert [entry.path for entry in store.entries()] == [old.path]
+    assert len(server.seen) == 1
 
 
 def test_size__that_the_server_states_is_checked_before_more_is_fetched(server, store, sha256):

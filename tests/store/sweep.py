@@ -131,8 +131,8 @@ def lose_to_another(root: Path) -> None:
 def half_fetched(root: Path) -> None:
     record = dead_record()
     left = root / ".partial" / f"{KEY.digest}.{record['token']}.0"
-    left.mkdir(parents=True)
-    (left / "content").write_bytes(b"a" * 40)
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"a" * 40)
     left.with_name(f"{left.name}.owner").write_text(json.dumps(record))
 
 
@@ -142,7 +142,6 @@ def receive(root: Path) -> None:
     def arrive(directory: Path) -> None:
         make(directory)
         with store.partial(KEY) as partial:
-            partial.note_source({"url": "https://data.invalid"})
             while partial.size_bytes < 100:
                 partial.append(b"a" * 20)
             partial.move_to(directory / "a.npy")
@@ -302,7 +301,7 @@ def check(root: Path, *, damage_allowed: bool) -> None:
 def check_partials(root: Path) -> None:
     """What came is gone on with, by one process alone; what is left is cleared when it is old."""
     store, place = Store(root), root / ".partial"
-    sizes = [path.stat().st_size for path in place.glob("*/content")]
+    sizes = [path.stat().st_size for path in place.glob("*.[0-9]*") if path.suffix != ".owner"]
     with store.partial(KEY) as partial:
         assert partial.size_bytes == max(sizes, default=0)
         assert partial.read(200, 0) == b"a" * partial.size_bytes

@@ -80,9 +80,8 @@ def get_asset(name: str) -> Asset:
     catalog = load_catalog()
     if name in catalog:
         return catalog[name]
-    near = get_close_matches(name.lower(), [known.lower() for known in catalog], n=1)
-    nearest = [known for known in catalog if known.lower() in near]
-    hint = f"did you mean {nearest[0]}?" if nearest else "`lacuna fetch --list` shows what is."
+    near = get_close_matches(name, catalog, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}?" if near else "`lacuna fetch --list` shows what there is."
     raise OptionError(f"{name} is neither an address nor a name in the catalogue; {hint}")
 
 

@@ -1,15 +1,16 @@
 """Files that others publish, fetched or taken in once and kept in the cache."""
 
 import hashlib
-import logging
 import os
 import re
+import shlex
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from shlex import quote
+from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from msgspec.structs import replace
 
 from lacuna.assets.catalog import Asset, find_fetched, get_asset
 from lacuna.assets.transfer import Patience, Progress, describe_page, download
@@ -17,43 +18,9 @@ from lacuna.config import current_settings
 from lacuna.errors import ChecksumError, FetchError, FormatError, OfflineError, OptionError
 from lacuna.store import Entry, Key, Store
 
-_logger = logging.getLogger(__name__)
-
 _BLOCK = 1 << 20
 _BEGINNINGS = {".zip": b"PK", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF"}
 """With what a file of that ending begins, where `lacuna.formats` does not read it."""
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is asked for.
-
-    Parameters
-    ----------
-    said
-        As the caller named it.
-    names
-        Under which it may be kept.
-    label
-        For people.
-    """
-
-    said: str
-    names: tuple[str, ...]
-    label: str
-    sha256: str | None
-    urls: tuple[str, ...]
-    size_bytes: int | None
-    asset: Asset | None
-
-    @property
-    def command(self) -> str:
-        """The command line that asks for it."""
-        given = f" --sha256 {self.sha256}" if self.sha256 and not self.asset else ""
-        return f"lacuna fetch {quote(self.said)}{given}"
-
-    def key(self, sha256: str, name: str) -> Key:
-        return Key("download", {"sha256": sha256, "name": name}, label=self.label)
 
 
 def fetch(
@@ -106,24 +73,44 @@ def fetch(
     CacheFullError
         It does not fit; what came so far is kept.
     """
-    wanted = _read_request(what, sha256, mirrors)
+    asset = _read_request(what, sha256, mirrors)
+    tell = progress or (lambda *_: None)
     if source is not None:
-        return _take_in(store, wanted, Path(source), progress)
-    held = wanted.asset and find_fetched(store.entries(), wanted.asset, wanted.sha256)
+        return _take_in(store, asset, Path(source), tell)
+    name = asset.files[0]
+    key = _key(asset, asset.sha256 or "", name)
+    held = store.find(key) or find_fetched(store.entries(), asset)
     if held:
+        if not held.read_only:
+            with suppress(OSError):  # it was removed just now, or belongs to another
+                held.touch()
         return held
-    if wanted.sha256 is None or not wanted.urls:
-        raise FetchError(how_to_get(wanted.asset) if wanted.asset else f"{what} has no address.")
-    key = wanted.key(wanted.sha256, wanted.names[0])
-    offline = current_settings().offline if offline is None else offline
-    if offline and store.find(key) is None:
+    if not asset.is_fetchable:
+        raise FetchError(how_to_get(asset))
+    if current_settings().offline if offline is None else offline:
+        given = [option for url in mirrors for option in ("--mirror", url)]
+        if sha256:
+            given += ["--sha256", str(asset.sha256)]
+        command = shlex.join(["lacuna", "fetch", asset.name, *given])
         raise OfflineError(
-            f"{wanted.said} is not in the cache, and the network is off (--offline, "
-            f"LACUNA_OFFLINE or offline in a configuration file). On a machine with network, "
-            f"`{wanted.command}` prints the path of the file; copy that here, and run "
-            f"`{wanted.command} --from FILE`."
+            f"{asset.name} is not in the cache, and the network is off (--offline, LACUNA_OFFLINE "
+            f"or offline in a configuration file). On a machine with network, `{command}` prints "
+            f"the path of the file; copy that here, and run `{command} --from FILE`."
         )
-    return _fetch(store, wanted, key, patience or Patience(), progress)
+
+    def make(directory: Path) -> None:
+        with store.partial(key) as partial:
+            download(
+                partial,
+                asset.urls,
+                str(asset.sha256),
+                what=name,
+                patience=patience or Patience(),
+                progress=tell,
+            )
+            partial.move_to(directory / name)
+
+    return store.get_or_make(key, make)
 
 
 def how_to_get(asset: Asset) -> str:
@@ -136,7 +123,8 @@ def how_to_get(asset: Asset) -> str:
     )
 
 
-def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str]) -> _Wanted:
+def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str]) -> Asset:
+    """Return what is asked for, with what was given; an address is an asset of that name."""
     if sha256 is not None:
         sha256 = sha256.strip().lower().removeprefix("sha256:")
         if not re.fullmatch("[0-9a-f]{64}", sha256):
@@ -150,12 +138,17 @@ def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str])
                 f"{what} needs --sha256: without the file's checksum nobody can tell whether what "
                 "comes is that file. Who publishes it often states the sum beside it."
             )
-        name = _file_name(what)
-        return _Wanted(what, (name,), name, sha256, (what, *mirrors), None, None)
-    asset = what if isinstance(what, Asset) else get_asset(what)
-    label = f"{asset.name}, {asset.space}" if asset.space else asset.name
-    known, urls = sha256 or asset.sha256, (*asset.urls, *mirrors)
-    return _Wanted(asset.name, asset.files, label, known, urls, asset.size_bytes, asset)
+        blank: dict[str, Any] = dict.fromkeys(("title", "kind", "licence", "citation", "doi"), "")
+        names = (_file_name(what),)
+        asset = Asset(name=what, space=None, files=names, how="", urls=(what,), **blank)
+    else:
+        asset = what if isinstance(what, Asset) else get_asset(what)
+    return replace(asset, sha256=sha256 or asset.sha256, urls=(*asset.urls, *mirrors))
+
+
+def _key(asset: Asset, sha256: str, name: str) -> Key:
+    label = f"{asset.name}, {asset.space}" if asset.space else name
+    return Key("download", {"sha256": sha256, "name": name}, label=label)
 
 
 def _check_address(url: str) -> None:
@@ -174,93 +167,60 @@ def _check_address(url: str) -> None:
 def _file_name(url: str) -> str:
     """Return the name that an address gives a file, with nothing that could lead elsewhere."""
     name = unquote(urlsplit(url).path).rpartition("/")[2]
-    name = re.sub(r"[^\w.+-]", "_", name).lstrip(".")[-200:]
+    name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[-200:].lstrip(".")
     return f"_{name}" if name in ("", "meta.json") else name
 
 
-def _fetch(
-    store: Store, wanted: _Wanted, key: Key, patience: Patience, progress: Progress | None
-) -> Entry:
-    name = wanted.names[0]
-
-    def make(directory: Path) -> None:
-        with store.partial(key) as partial:
-            download(
-                partial,
-                wanted.urls,
-                str(wanted.sha256),
-                what=name,
-                patience=patience,
-                progress=progress,
-            )
-            partial.move_to(directory / name)
-
-    size = wanted.size_bytes
-    rest = None if size is None else max(size - store.partial(key).size_bytes, 0)
-    return store.get_or_make(key, make, expected_bytes=rest)
-
-
-def _take_in(store: Store, wanted: _Wanted, path: Path, progress: Progress | None) -> Entry:
+def _take_in(store: Store, asset: Asset, path: Path, tell: Progress) -> Entry:
     """Copy a file into the cache, if it is what it should be."""
-    name = _name_for(wanted, path)
-    found = _copy(path, None, name, progress)
-    if wanted.sha256 not in (None, found):
-        raise ChecksumError(
-            f"{path} is not {wanted.said}: its SHA-256 is {found}, not {wanted.sha256}. "
-            "Download it again, and copy it whole."
-        )
+    if not path.is_file():
+        raise FormatError(f"{path} is no file. Give the one that holds {asset.name}.")
+    fits = [name for name in asset.files if path.name.lower().endswith(_ending(name))]
+    if asset.sha256 is None:
+        _look_at(path, asset, fits)
+    name = (fits or asset.files)[0]
+    sha256 = asset.sha256 or _copy(path, Path(os.devnull), f"{name} (checking)", tell)
 
     def make(directory: Path) -> None:
-        if _copy(path, directory / name, name, progress) != found:
-            raise ChecksumError(f"{path} changed while it was read. Wait until it is complete.")
+        found = _copy(path, directory / name, f"{name} (copying)", tell)
+        if found != sha256:
+            raise ChecksumError(
+                f"{path} is not {asset.name}: its SHA-256 is {found}, not {sha256}. Download it "
+                "again, or wait until it is copied whole."
+            )
 
-    key = wanted.key(found, name)
-    return store.get_or_make(key, make, expected_bytes=path.stat().st_size)
+    return store.get_or_make(_key(asset, sha256, name), make, expected_bytes=path.stat().st_size)
 
 
-def _name_for(wanted: _Wanted, path: Path) -> str:
-    """Return the name under which a file is kept, after a look at how it begins."""
+def _look_at(path: Path, asset: Asset, fits: Sequence[str]) -> None:
+    """Refuse what cannot be the asset, whose checksum nobody knows, by its name and beginning."""
     from lacuna.formats import check_header
 
-    if not path.is_file():
-        raise FormatError(f"{path} is no file. Give the one that holds {wanted.said}.")
     with path.open("rb") as file:
         start = file.read(4096)
-    page = describe_page(start, is_page=True)
-    if page and not any(name.endswith((".html", ".htm")) for name in wanted.names):
-        raise FormatError(f"{path} is not {wanted.said}. {page} Open it to see, and try again.")
-    suffixes = "".join(path.suffixes[-2:]).lower()
-    fits = [name for name in wanted.names if suffixes.endswith(_ending(name))]
-    if wanted.sha256 is None and not fits:
-        endings = ", ".join(_ending(name) for name in wanted.names)
-        raise FormatError(f"{path} cannot be {wanted.said}: its name should end in {endings}.")
-    name = fits[0] if fits else wanted.names[0]
-    begins = _BEGINNINGS.get(Path(name).suffix.lower(), b"")
-    if not start.startswith(begins):
+    if page := describe_page(start):
+        raise FormatError(f"{path} is not {asset.name}. {page} Open it to see, and try again.")
+    if not fits:
+        endings = ", ".join(map(_ending, asset.files))
+        raise FormatError(f"{path} cannot be {asset.name}: its name should end in {endings}.")
+    if not start.startswith(_BEGINNINGS.get(path.suffix.lower(), b"")):
         raise FormatError(
-            f"{path} does not begin as a {_ending(name)} file does, but with {start[:12]!r}: it is "
-            "another format, or damaged. Download it again."
+            f"{path} does not begin as a {_ending(fits[0])} file does, but with {start[:12]!r}: it "
+            "is another format, or damaged. Download it again."
         )
     check_header(path)
-    return name
 
 
 def _ending(name: str) -> str:
-    suffix = Path(name).suffix.lower()
-    return Path(name).with_suffix("").suffix.lower() + suffix if suffix == ".gz" else suffix
+    return "".join(Path(name).suffixes).lower()
 
 
-def _copy(path: Path, target: Path | None, name: str, progress: Progress | None) -> str:
-    """Read a file, copy it if a target is given, and return its SHA-256."""
-    digest, done, total = hashlib.sha256(), 0, path.stat().st_size
-    with ExitStack() as stack:
-        file = stack.enter_context(path.open("rb"))
-        sink = stack.enter_context(target.open("xb")) if target else None
+def _copy(path: Path, target: Path, what: str, tell: Progress) -> str:
+    """Copy a file, and return its SHA-256."""
+    digest, total = hashlib.sha256(), path.stat().st_size
+    with path.open("rb") as file, target.open("wb") as sink:
         while block := file.read(_BLOCK):
             digest.update(block)
-            if sink:
-                sink.write(block)
-            done += len(block)
-            if progress:
-                progress(f"{name} ({'copying' if target else 'checking'})", done, total)
+            sink.write(block)
+            tell(what, file.tell(), total)
     return digest.hexdigest()

@@ -68,6 +68,14 @@ def is_temporary_name(name: str) -> bool:
     return _TEMPORARY.fullmatch(name) is not None
 
 
+def temporary_names(root: str, place: str, start: str = "") -> list[str]:
+    """Return the names of ours in a dot-directory that begin so, sorted; none without it."""
+    with suppress(OSError):
+        names = sorted(os.listdir(f"{root}/{place}"))
+        return [name for name in names if name.startswith(start) and is_temporary_name(name)]
+    return []
+
+
 def listing(path: str) -> "list[os.DirEntry[str]]":
     """Return what is in a directory, sorted by name."""
     with os.scandir(path) as items:

@@ -27,10 +27,10 @@ from lacuna.store._layout import (
     PARTIAL,
     STAGE,
     TRASH,
-    is_temporary_name,
     listing,
     make_directory,
     temporary_name,
+    temporary_names,
     write_file,
 )
 from lacuna.store._lease import holders
@@ -111,13 +111,13 @@ def settle(root: str, name: str) -> bool:
 
 def restore(root: str, digest: str) -> bool:
     """Put an entry back that was evicted and is not yet deleted; say whether there was one."""
-    return any(_put_back(root, name) for name in _names(root, TRASH, f"{digest}."))
+    return any(_put_back(root, name) for name in temporary_names(root, TRASH, f"{digest}."))
 
 
 def restore_leased(root: str, start: str = "") -> None:
     """Put back what whoever evicted it left in the trash, although it is in use."""
     with suppress(OSError):
-        evicted = [name for name in _names(root, TRASH, start) if _EVICTED.fullmatch(name)]
+        evicted = [name for name in temporary_names(root, TRASH, start) if _EVICTED.fullmatch(name)]
         in_use = holders(root, start) if evicted else {}
         for name in evicted:
             if name.partition(".")[0] in in_use:
@@ -154,11 +154,11 @@ def find_leftovers(root: str, start: str = "") -> list[str]:
 
     Trash, records of the proven dead, and, unless it is for one key, partials that were abandoned.
     """
-    trash = _names(root, TRASH, start)
+    trash = temporary_names(root, TRASH, start)
     in_use = holders(root, start) if trash else {}
     found = [f"{TRASH}/{name}" for name in trash if name.partition(".")[0] not in in_use]
     for place in (CLAIMS, LEASES):
-        for name in _names(root, place, start):
+        for name in temporary_names(root, place, start):
             holder = judge(root, name, place)
             if holder is not None and holder.state == "dead":
                 found.append(f"{place}/{name}")
@@ -178,8 +178,7 @@ def remove_leftover(root: str, leftover: str) -> bool:
         if place == TRASH and not name.endswith(".claim"):
             return settle(root, name)
         if place == PARTIAL:
-            abandoned = abandon(root, name)
-            return abandoned is not None and settle(root, abandoned)
+            return abandon(root, name)
         if "." not in name:
             holder = judge(root, name)
             if holder is None or holder.state != "dead":
@@ -189,7 +188,7 @@ def remove_leftover(root: str, leftover: str) -> bool:
         if place == CLAIMS:
             _remove_stage(root, name)
         elif name.endswith(".claim"):
-            for stage in _names(root, STAGE, name.removesuffix("claim")):
+            for stage in temporary_names(root, STAGE, name.removesuffix("claim")):
                 _remove_stage(root, stage)
         _remove(root, place, name)
     return False
@@ -211,21 +210,17 @@ def _remove(root: str, place: str, name: str) -> None:
             os.unlink(name, dir_fd=fd)
 
 
-def _names(root: str, place: str, start: str) -> list[str]:
-    with suppress(OSError):
-        names = sorted(os.listdir(f"{root}/{place}"))
-        return [name for name in names if name.startswith(start) and is_temporary_name(name)]
-    return []
-
-
 def leftover_size(root: str, leftover: str) -> int:
     """Return the bytes that removing a leftover frees, the stages with it."""
     place, name = leftover.split("/")
+    if place == PARTIAL:
+        with suppress(OSError):
+            return os.lstat(f"{root}/{leftover}").st_size
     if place != CLAIMS:
-        return _tree_size(f"{root}/{leftover}") if place in (TRASH, PARTIAL) else 0
+        return _tree_size(f"{root}/{leftover}") if place == TRASH else 0
     holder = judge(root, name)
     token = holder.token if holder else ""
-    stages = _names(root, STAGE, name if "." in name else f"{name}.{token}.")
+    stages = temporary_names(root, STAGE, name if "." in name else f"{name}.{token}.")
     return sum(_tree_size(f"{root}/{STAGE}/{stage}") for stage in stages)
 
 
