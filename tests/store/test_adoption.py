@@ -133,6 +133,20 @@ def test_adopt__directories_that_a_purge_emptied_are_no_other_data(store, entry,
     assert plan_adoption(store.root).marks == (str(tdi), str(store.root))
 
 
+@pytest.mark.parametrize("inner", ["", "closed"])
+def test_adopt__what_cannot_be_looked_at_is_foreign(store, entry, tdi, inner, refused_permissions):
+    store.get_or_make(key_of(2), Maker())
+    purge(*(path.parent for path in store.root.rglob(".lacuna-cache")))
+    closed = entry.path / inner
+    closed.mkdir(exist_ok=True)
+    closed.chmod(0)
+    try:
+        plan = plan_adoption(store.root)
+    finally:
+        closed.chmod(0o700)
+    assert (plan.marks, plan.foreign) == ((), (str(entry.path),))
+
+
 def test_adopt__an_empty_layout_proves_nothing(tmp_path):
     (tmp_path / "tdi" / "v1" / "ab" / ("ab" * 32)).mkdir(parents=True)
     assert plan_adoption(tmp_path).marks == ()

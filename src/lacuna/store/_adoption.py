@@ -125,8 +125,9 @@ def _judge(path: str) -> str:
     try:
         names = {
             item.relative_to(path).as_posix()
-            for item in Path(path).rglob("*")
-            if item.is_symlink() or not item.is_dir()
+            for item in (Path(path), *Path(path).rglob("*"))
+            # What lies in a closed directory is passed over in silence: it counts itself.
+            if item.is_symlink() or not item.is_dir() or not os.access(item, os.R_OK | os.X_OK)
         }
         if not names:
             return "empty"  # a purge deletes files, and leaves directories
