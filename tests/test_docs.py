@@ -1,13 +1,18 @@
 """The documentation is true: its code runs and prints what it shows, its links lead somewhere."""
 
+import ast
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from lacuna.cli.main import build_parser
+from lacuna.config import read_config_file
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -138,6 +143,69 @@ def test_pages__their_code_runs_and_prints_what_they_show(page):
                 assert not missing_lines(shown, printed), f"{where}\n$ {command}\n{printed}"
         else:
             run_shell(block.text)
+
+
+def calls_of_lacuna(script: str) -> list[list[str]]:
+    """Return the words after each ``lacuna`` that a script calls."""
+    lines = script.replace("\\\n", " ").splitlines()
+    calls = []
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        starts = [at + 1 for at, word in enumerate(words) if word == "lacuna"]
+        for start in starts:
+            rest = words[start:]
+            ends = [at for at, word in enumerate(rest) if word in {"|", "&&", ";", ">"}]
+            # What a shell puts there, and what the words of an array come to, is the reader's.
+            calls.append([word for word in rest[: min(ends, default=None)] if word != "$@"])
+    return calls
+
+
+def test_calls_of_lacuna__are_found_in_scripts():
+    script = (
+        'exec lacuna run "$a b" \\\n  -v "$@"\nlacuna cache dir | cat # lacuna x\ndocker lacuna\n'
+    )
+    assert calls_of_lacuna(script) == [["run", "$a b", "-v"], ["cache", "dir"], []]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages__what_is_not_run_is_sound_shell_and_calls_commands_that_exist(page):
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        if block.not_run is None or block.language not in {"console", "bash", "sh"}:
+            continue
+        where = f"{name_of(page)}, line {block.line}"
+        commands = [block.text]
+        if block.language == "console":
+            commands = [command for command, _ in commands_of(block.text)]
+        for command in commands:
+            read = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
+            assert read.returncode == 0, f"{where}: {read.stderr}"
+            for words in calls_of_lacuna(command):
+                if words and words != ["."]:
+                    build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_pages__configuration_that_they_show_is_valid(page, tmp_path):
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        if block.language == "yaml":
+            file = tmp_path / f"line-{block.line}.yaml"
+            file.write_text(block.text, encoding="utf-8")
+            read_config_file(file)
+
+
+def test_guarantees__every_test_that_is_named_exists():
+    page = (ROOT / "docs" / "explanation" / "cache-guarantees.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d+\. .*$", page, re.MULTILINE)
+    assert len(rows) == 12
+    for row in rows:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", row)
+        assert named, row
+        for file, name in named:
+            tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
+            functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            assigned = [node.targets for node in tree.body if isinstance(node, ast.Assign)]
+            names = functions | {ast.unparse(target) for (target, *_) in assigned}
+            assert name in names, f"{file}::{name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
