@@ -208,7 +208,7 @@ def _sync_directory(place: str) -> Case:
     return "fsync-of-directory", {}
 
 
-def _map(place: str) -> Case:
+def _reserve_and_map(place: str) -> Case:
     free = free_space(place)[0]
     size = _LARGE_BYTES if free is None else max(4096, min(_LARGE_BYTES, free // 4))
     allocate(f"{place}/mapped", size)
@@ -314,7 +314,7 @@ def _publish(place: str) -> Case:
 
 _PROBES: dict[str, Callable[[str], Case]] = {
     "made once": _make_twice,
-    "large file": _map,
+    "large file": _reserve_and_map,
     "permissions": _restrict,
     "time stamps": _stamp,
 }
