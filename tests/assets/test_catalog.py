@@ -26,6 +26,7 @@ def test_catalog__has_what_users_have():
 @pytest.mark.parametrize("asset", CATALOG.values(), ids=lambda asset: asset.name)
 def test_asset__is_whole(asset):
     assert resolve_space(asset.space) == asset.space
+    assert all((asset.title, asset.kind, asset.licence, asset.citation, asset.how))
     assert re.fullmatch(r"10\.\d{4,5}/\S+", asset.doi)
     assert bool(asset.urls) == bool(asset.sha256), "fetchable with both, by hand with neither"
     assert all(url.startswith("https://") for url in asset.urls)

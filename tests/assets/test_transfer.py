@@ -301,3 +301,17 @@ def test_certificates__that_are_not_there_are_the_callers_turn(get, monkeypatch)
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent.pem")
     with pytest.raises(ConfigError, match="SSL_CERT_FILE names /nonexistent"):
         get()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        status(302, Location="http://[::1"),
+        status(503, Retry_After="9" * 5000),
+        status(429, Retry_After="Wed, 99 Oct 99999 07:28:00 GMT"),
+    ],
+    ids=["redirect", "pause", "date"],
+)
+def test_nonsense__of_one_server_is_no_crash_and_the_next_is_asked(get, server, content, answer):
+    server.script = [answer]
+    assert get(mirrors=[server.url("mirror.trk")]) == content

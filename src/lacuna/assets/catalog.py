@@ -16,8 +16,8 @@ _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Sum = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file that others publish.
+class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file that others publish; of a mere address no more is known than that and its checksum.
 
     Parameters
     ----------
@@ -42,14 +42,14 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: _Text
-    title: _Text
-    kind: _Text
-    space: str | None
+    title: _Text = ""
+    kind: _Text = ""
+    space: str | None = None
     files: Annotated[tuple[_Text, ...], msgspec.Meta(min_length=1)]
-    licence: _Text
-    citation: _Text
-    doi: _Text
-    how: _Text
+    licence: _Text = ""
+    citation: _Text = ""
+    doi: _Text = ""
+    how: _Text = ""
     size_bytes: int | None = None
     urls: tuple[_Text, ...] = ()
     sha256: _Sum | None = None
@@ -65,7 +65,7 @@ def load_catalog() -> dict[str, Asset]:
     """Return the assets of the catalogue by name."""
     text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
     tables = tomllib.loads(text)
-    said = {name: {"name": name, "space": None, **table} for name, table in tables.items()}
+    said = {name: {"name": name, **table} for name, table in tables.items()}
     return msgspec.convert(said, dict[str, Asset])
 
 
@@ -85,17 +85,16 @@ def get_asset(name: str) -> Asset:
     raise OptionError(f"{name} is neither an address nor a name in the catalogue; {hint}")
 
 
-def find_fetched(entries: Iterable[Entry], asset: Asset, sha256: str | None = None) -> Entry | None:
+def find_fetched(entries: Iterable[Entry], asset: Asset) -> Entry | None:
     """Return the entry that holds an asset, fetched or taken in; the newest of several.
 
-    Where a checksum is given, or known to the catalogue, no other file will do.
+    Where its checksum is known, no other file will do.
     """
-    wanted = sha256 or asset.sha256
     held = [
         entry
         for entry in entries
         if entry.product == "download"
         and entry.files[0] in asset.files
-        and wanted in (None, entry.meta["key"]["parameters"]["sha256"])
+        and asset.sha256 in (None, entry.meta["key"]["parameters"]["sha256"])
     ]
     return max(held, key=lambda entry: str(entry.meta["made"]), default=None)

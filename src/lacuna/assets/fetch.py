@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
@@ -100,14 +99,7 @@ def fetch(
 
     def make(directory: Path) -> None:
         with store.partial(key) as partial:
-            download(
-                partial,
-                asset.urls,
-                str(asset.sha256),
-                what=name,
-                patience=patience or Patience(),
-                progress=tell,
-            )
+            download(partial, asset.urls, str(asset.sha256), patience or Patience(), tell)
             partial.move_to(directory / name)
 
     return store.get_or_make(key, make)
@@ -129,18 +121,23 @@ def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str])
         sha256 = sha256.strip().lower().removeprefix("sha256:")
         if not re.fullmatch("[0-9a-f]{64}", sha256):
             raise OptionError(f"{sha256!r} is no SHA-256, which has 64 digits: 0 to 9, a to f.")
-    for url in mirrors:
-        _check_address(url)
-    if isinstance(what, str) and "://" in what:
-        _check_address(what)
-        if sha256 is None:
-            raise OptionError(
-                f"{what} needs --sha256: without the file's checksum nobody can tell whether what "
-                "comes is that file. Who publishes it often states the sum beside it."
-            )
-        blank: dict[str, Any] = dict.fromkeys(("title", "kind", "licence", "citation", "doi"), "")
-        names = (_file_name(what),)
-        asset = Asset(name=what, space=None, files=names, how="", urls=(what,), **blank)
+    address = what if isinstance(what, str) and "://" in what else ""
+    for url in filter(None, (address, *mirrors)):
+        with suppress(ValueError):
+            parts = urlsplit(url)
+            if parts.scheme in ("http", "https") and parts.hostname:
+                continue
+        raise OptionError(
+            f"{url} cannot be fetched: an address begins with https:// or http://. A file that is "
+            "here already is taken in with --from."
+        )
+    if address and sha256 is None:
+        raise OptionError(
+            f"{what} needs --sha256: without the file's checksum nobody can tell whether what "
+            "comes is that file. Who publishes it often states the sum beside it."
+        )
+    if address:
+        asset = Asset(name=address, files=(_file_name(address),), urls=(address,))
     else:
         asset = what if isinstance(what, Asset) else get_asset(what)
     return replace(asset, sha256=sha256 or asset.sha256, urls=(*asset.urls, *mirrors))
@@ -149,19 +146,6 @@ def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str])
 def _key(asset: Asset, sha256: str, name: str) -> Key:
     label = f"{asset.name}, {asset.space}" if asset.space else name
     return Key("download", {"sha256": sha256, "name": name}, label=label)
-
-
-def _check_address(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_usable = parts.scheme in ("http", "https") and bool(parts.hostname)
-    except ValueError:
-        is_usable = False
-    if not is_usable:
-        raise OptionError(
-            f"{url} cannot be fetched: an address begins with https:// or http://. A file that is "
-            "here already is taken in with --from."
-        )
 
 
 def _file_name(url: str) -> str:

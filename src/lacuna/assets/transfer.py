@@ -72,13 +72,7 @@ class _SetbackError(Exception):
 
 
 def download(
-    partial: Partial,
-    urls: Sequence[str],
-    sha256: str,
-    *,
-    what: str,
-    patience: Patience,
-    progress: Progress,
+    partial: Partial, urls: Sequence[str], sha256: str, patience: Patience, progress: Progress
 ) -> None:
     """Complete a partial from the first address that gives the file.
 
@@ -90,8 +84,6 @@ def download(
         Of the same file, tried in order.
     sha256
         Of the file, 64 hexadecimal digits.
-    what
-        The file, for people.
 
     Raises
     ------
@@ -107,7 +99,7 @@ def download(
         # Of a compressed answer no range could be resumed.
         session.headers.update({"User-Agent": "lacuna", "Accept-Encoding": "identity"})
         session.verify = certificates() or True
-        transfer = _Transfer(session, partial, sha256, what, patience, progress)
+        transfer = _Transfer(session, partial, sha256, patience, progress)
         for url in urls:
             try:
                 return transfer.run(url)
@@ -116,7 +108,7 @@ def download(
                 _logger.info("%s", error)
     if len(errors) == 1:
         raise errors[0]
-    raise FetchError(f"No address gave {what}. " + " ".join(map(str, errors)))
+    raise FetchError(f"No address gave {partial.what}. " + " ".join(map(str, errors)))
 
 
 @dataclass
@@ -126,7 +118,6 @@ class _Transfer:
     session: "requests.Session"
     partial: Partial
     sha256: str
-    what: str
     patience: Patience
     tell: Progress
 
@@ -177,7 +168,8 @@ class _Transfer:
         try:
             with self.session.get(url, headers=headers, stream=True, timeout=limits) as response:
                 self._receive(response, self._begin(url, response))
-        except (requests.RequestException, HTTPError) as error:
+        # ValueError: dates, numbers and addresses in headers that nobody can read.
+        except (requests.RequestException, HTTPError, ValueError) as error:
             why = _reason(error)
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise FetchError(
@@ -231,7 +223,7 @@ class _Transfer:
         while block := response.raw.read1(_BLOCK, decode_content=False):
             self.partial.append(block)
             self._note(block)
-            self.tell(self.what, self.n_bytes, total)
+            self.tell(self.partial.what, self.n_bytes, total)
             elapsed = time.monotonic() - since
             if elapsed >= patience.read_s:
                 rate = (self.n_bytes - before) / elapsed
@@ -257,7 +249,7 @@ class _Transfer:
         found, size = self.hash.hexdigest(), size_text(self.n_bytes)
         self._start_over()
         return ChecksumError(
-            f"What {url} gave ({size}) is not {self.what}: its SHA-256 is {found}, not "
+            f"What {url} gave ({size}) is not {self.partial.what}: its SHA-256 is {found}, not "
             f"{self.sha256}. {page or 'The file may have been replaced, or the sum is mistyped.'} "
             "It was thrown away."
         )

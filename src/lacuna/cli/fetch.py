@@ -28,27 +28,14 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common_options()],
     )
-    parser.add_argument(
-        "what", nargs="?", metavar="NAME|URL", help="a name in the catalogue, or an address"
-    )
-    parser.add_argument("--sha256", metavar="SUM", help="checksum of the file; a URL needs it")
-    parser.add_argument(
-        "--mirror",
-        action="append",
-        default=[],
-        metavar="URL",
-        help="another address of the same file; may be given several times",
-    )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        type=Path,
-        metavar="FILE",
-        help="copy this file, downloaded by hand, instead of using the network",
-    )
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument("--list", action="store_true", help="show the catalogue, and what is here")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    add = parser.add_argument
+    add("what", nargs="?", metavar="NAME|URL", help="a name in the catalogue, or an address")
+    add("--sha256", metavar="SUM", help="checksum of the file, which a URL needs")
+    add("--mirror", action="append", default=[], metavar="URL", help="another address; repeatable")
+    add("--from", dest="source", type=Path, metavar="FILE", help="copy FILE, downloaded by hand")
+    add("--offline", action="store_true", help="never use the network")
+    add("--list", action="store_true", help="show the catalogue, and what is here")
+    add("--json", action="store_true", help="print JSON")
     parser.set_defaults(needs="settings")
 
 
@@ -69,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             sha256=args.sha256,
             mirrors=args.mirror,
             source=args.source,
-            offline=args.offline or args.settings.offline,
+            offline=args.offline or None,
             progress=progress,
         )
     path = entry.path / entry.files[0]
@@ -94,7 +81,7 @@ def _list(args: argparse.Namespace, store: Any) -> int:
         facts.append(msgspec.to_builtins(asset) | {"path": path})
         state = path or ("can be fetched" if asset.is_fetchable else "to be downloaded by hand")
         size = held.size_bytes if held else asset.size_bytes
-        shown = "unknown" if size is None else show_size(size)
+        shown = show_size(size) if size else "unknown"
         rows.append((asset.name, asset.kind, asset.space or "", shown, state))
     if args.json:
         print_json(facts)

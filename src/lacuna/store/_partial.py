@@ -42,17 +42,22 @@ class Partial:
         Of the entry that the file is for.
     keep_free
         Bytes that must stay free beside it.
+
+    Attributes
+    ----------
+    what
+        The file, for people.
     """
 
     def __init__(self, root: str, key: Key, keep_free: int = 0) -> None:
-        self._root, self._what, self._keep_free = root, key.label or key.product, keep_free
-        self._digest = key.digest
+        self.what = key.label or key.product
+        self._root, self._digest, self._keep_free = root, key.digest, keep_free
 
     def __enter__(self) -> Self:
         self._pid = os.getpid()
         place = f"{self._root}/{PARTIAL}"
         self._path = f"{place}/{temporary_name(self._digest)}"
-        with explained(self._root, self._what):
+        with explained(self._root, self.what):
             prepare_root(self._root)
             make_directory(place)
             write_record(self._path + OWNER)
@@ -82,7 +87,7 @@ class Partial:
 
     def append(self, data: bytes) -> None:
         """Add a piece."""
-        with explained(self._root, self._what):
+        with explained(self._root, self.what):
             while data:
                 data = data[os.write(self._handle, data) :]
 
@@ -98,7 +103,7 @@ class Partial:
         CacheFullError
             That many bytes more would fill the disk.
         """
-        require_space(self._root, self._what, n_bytes, self._keep_free)
+        require_space(self._root, self.what, n_bytes, self._keep_free)
 
     def move_to(self, path: str | os.PathLike[str]) -> None:
         """Move the finished file into the entry that is made."""
