@@ -25,8 +25,9 @@ from lacuna.store._digest import Key
 from lacuna.store._entry import Entry
 from lacuna.store._jobs import ask_schedulers
 from lacuna.store._partial import Partial
-from lacuna.store._prune import Cleared, PrunePlan, Removal
-from lacuna.store._reap import Reaped, ReapPlan, Scratch, plan_reap, reap_ended
+from lacuna.store._prune import PrunePlan, Removal
+from lacuna.store._reap import ReapPlan, Scratch, plan_reap, reap_ended
+from lacuna.store._removal import Cleared
 from lacuna.store._root import group_of, make_root
 from lacuna.store._space import allocate, size_text
 from lacuna.store._store import Store, Verification
@@ -39,7 +40,6 @@ __all__ = [
     "Partial",
     "PrunePlan",
     "ReapPlan",
-    "Reaped",
     "Removal",
     "Scratch",
     "Store",

@@ -193,11 +193,6 @@ def is_ours(item: "os.DirEntry[str]") -> bool:
     return item.name.startswith(".") or is_marked(item.path) or not os.listdir(item.path)
 
 
-def is_group(root: str) -> bool:
-    """Whether the members of a group share a cache root."""
-    return modes.is_shared(root)
-
-
 def version_lag(directory: str) -> int:
     """Return by how many versions the form of an entry is older than ours; below 0, newer."""
     bucket, version = directory.split("/")[-4:-2]

@@ -30,7 +30,6 @@ from lacuna.store._layout import (
     META,
     TRASH,
     USAGE,
-    is_group,
     make_directory,
     version_lag,
     walk,
@@ -39,6 +38,7 @@ from lacuna.store._layout import (
 from lacuna.store._layout import is_marked as has_marker
 from lacuna.store._lease import holders, is_pinned
 from lacuna.store._removal import (
+    Cleared,
     _tree_size,
     evict,
     find_leftovers,
@@ -50,6 +50,7 @@ from lacuna.store._removal import (
 )
 from lacuna.store._space import size_text
 from lacuna.utils.filesystem import free_space
+from lacuna.utils.modes import is_shared
 
 RECENT_S = 24 * 3600.0
 """What was used in this time is not evicted."""
@@ -116,25 +117,6 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Cleared:
-    """What executing a plan came to.
-
-    Parameters
-    ----------
-    removed
-        Entries that are gone.
-    failed
-        Entries that are still there, each with the reason.
-    freed_bytes
-        Payload of the removed entries, and the leftovers.
-    """
-
-    removed: tuple[Removal, ...]
-    failed: tuple[Removal, ...]
-    freed_bytes: int
-
-
-@dataclass(frozen=True)
 class PrunePlan:
     """What clearing or eviction would remove; nothing happens until `execute`.
 
@@ -169,7 +151,7 @@ class PrunePlan:
         """What executing the plan frees."""
         return sum(item.size_bytes for item in self.removals) + self.leftover_bytes
 
-    def execute(self) -> Cleared:
+    def execute(self) -> Cleared[Removal]:
         """Remove what the plan names, but for what was used, or changed, since it was made."""
         restore_leased(self.root)
         for leftover in self.leftovers:
@@ -197,16 +179,15 @@ def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> Prun
     ]
     if select is None:
         found += [item for item in _scan(root, old_only=True) if not item.used_at]
-    in_use = holders(root)
-    judged = [_judge(root, item, in_use, unused_for_s) for item in found]
-    return _plan(root, judged, unused_for_s)
+    plan, in_use = _plan(root, unused_for_s)
+    return _decided(plan, [_judge(root, item, in_use, unused_for_s) for item in found])
 
 
 def plan_prune(root: str, budget: Budget, *, unused_for_s: float = RECENT_S) -> PrunePlan:
     """Decide what has to go for the budgets, what was unused for longest first."""
-    now, in_use = time.time(), holders(root)
+    now = time.time()
     items = sorted(_scan(root), key=lambda item: item.used_at)
-    plan = _plan(root, [], unused_for_s)
+    plan, in_use = _plan(root, unused_for_s)
     total = sum(item.size_bytes for item in items)
     missing = _missing_bytes(root, budget, total, plan.leftover_bytes)
     judged = []
@@ -215,12 +196,7 @@ def plan_prune(root: str, budget: Budget, *, unused_for_s: float = RECENT_S) -> 
             item = _judge(root, item, in_use, unused_for_s, because)
             judged.append(item)
             missing -= 0 if item.reason else item.size_bytes
-    return replace(
-        plan,
-        removals=tuple(item for item in judged if not item.reason),
-        kept=tuple(item for item in judged if item.reason),
-        missing_bytes=max(missing, 0),
-    )
+    return _decided(plan, judged, max(missing, 0))
 
 
 def evict_when_due(root: str, budget: Budget) -> PrunePlan | None:
@@ -235,7 +211,7 @@ def evict_when_due(root: str, budget: Budget) -> PrunePlan | None:
     has_room = free is None or free >= budget.min_free
     if has_room and budget.max_size is None and budget.max_age_s is None:
         return None
-    if is_group(root) or not _is_due(f"{root}/{USAGE}"):
+    if is_shared(root) or not _is_due(f"{root}/{USAGE}"):
         return None
     plan = plan_prune(root, budget)
     if plan.removals or plan.leftovers:
@@ -257,7 +233,7 @@ def make_room(root: str, number: int | None, need: int | None, keep_free: int) -
     keep_free
         Bytes that must stay free beside it.
     """
-    if is_group(root):
+    if is_shared(root):
         return False
     wanted = _ROOM if need is None else need
     free, inodes = free_space(root)
@@ -321,16 +297,20 @@ def _scan(root: str, *, old_only: bool = False) -> Iterator[Removal]:
                 yield _describe(Damage(directory, f"{META} cannot be read"))
 
 
-def _plan(root: str, judged: list[Removal], unused_for_s: float) -> PrunePlan:
-    leftovers = tuple(find_leftovers(root))
-    return PrunePlan(
-        root,
-        tuple(item for item in judged if not item.reason),
-        tuple(item for item in judged if item.reason),
-        leftovers,
-        sum(leftover_size(root, leftover) for leftover in leftovers),
-        unused_for_s,
-    )
+def _plan(root: str, unused_for_s: float) -> tuple[PrunePlan, Mapping[str, str]]:
+    """Return a plan that removes leftovers alone, and who uses entries, by digest."""
+    found, in_use = find_leftovers(root), holders(root)
+    # Trash of what is in use stays, or comes back.
+    staying = tuple(f"{TRASH}/{digest}." for digest in in_use)
+    left = tuple(path for path in found if not path.startswith(staying))
+    size = sum(leftover_size(root, path) for path in left)
+    return PrunePlan(root, (), (), left, size, unused_for_s), in_use
+
+
+def _decided(plan: PrunePlan, judged: list[Removal], missing: int = 0) -> PrunePlan:
+    removals = tuple(item for item in judged if not item.reason)
+    kept = tuple(item for item in judged if item.reason)
+    return replace(plan, removals=removals, kept=kept, missing_bytes=missing)
 
 
 def _describe(found: Entry | Damage) -> Removal:

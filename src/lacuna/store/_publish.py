@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import stat
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -27,9 +26,10 @@ from lacuna.store._claim import Claim, judge, poll_delays, set_aside
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
 from lacuna.store._layout import META, listing, make_directory, prepare, write_file
-from lacuna.store._removal import discard, restore, sweep
+from lacuna.store._removal import discard, sweep
+from lacuna.store._root import group_of
 from lacuna.store._space import explained, full_error, require_space
-from lacuna.utils.modes import is_shared, share_directory
+from lacuna.utils.modes import set_access, share_directory
 
 _logger = logging.getLogger(__name__)
 
@@ -154,16 +154,16 @@ def _look_again(request: Request) -> Entry | None:
     Only whoever holds the claim throws a damaged entry away: a mere reader may have looked at it
     before another mended it.
     """
-    found = request.read()
-    if found is None and restore(request.root, request.key.digest):
-        found = request.read()
-    if isinstance(found, Entry):
+    while not isinstance(found := request.read(), Entry):
+        with request.explained():
+            if found and discard(request.root, found.directory, found.reason):
+                message = "The cached %s was damaged and is made again: %s."
+                _logger.warning(message, request.what, found.reason)
+        # With the dot: the claim itself is ours, or has to stay.
+        if not sweep(request.root, f"{request.key.digest}.", wanted=True):
+            break
+    else:
         return found
-    with request.explained():
-        if found and discard(request.root, found.directory, found.reason):
-            message = "The cached %s was damaged and is made again: %s."
-            _logger.warning(message, request.what, found.reason)
-    sweep(request.root, f"{request.key.digest}.")  # the claim itself is ours, or has to stay
     if request.expected_bytes is not None:
         require_space(request.root, request.what, request.expected_bytes, request.keep_free)
     return None
@@ -227,7 +227,7 @@ def _check(check: Make | None, stage: str, what: str) -> None:
 def _settle(stage: str, what: str) -> dict[str, dict[str, Any]]:
     """Bring every payload file to the disk; return sizes and hashes by name."""
     files: dict[str, dict[str, Any]] = {}
-    group = os.stat(stage).st_gid if is_shared(stage) else None
+    group = group_of(stage)
     pending = [""]
     while pending:
         folder = pending.pop()
@@ -255,11 +255,7 @@ def _settle_file(path: str, group: int | None) -> dict[str, Any]:
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         status = os.fstat(handle)
-        if group not in (None, status.st_gid):  # made elsewhere, and moved into the stage
-            os.fchown(handle, -1, group)
-        mode = 0o600 if group is None else 0o660
-        if stat.S_IMODE(status.st_mode) != mode:
-            os.fchmod(handle, mode)
+        set_access(handle, 0o600 if group is None else 0o660, group)
         if status.st_size < _HASH_WHILE_SYNCING_BYTES:
             os.fsync(handle)
             digest = hash_file(handle, status.st_size)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lacuna.store._layout import listing
-from lacuna.store._removal import _opened, _tree_size
+from lacuna.store._removal import Cleared, _opened, _tree_size
 from lacuna.utils.filesystem import mount_points
 from lacuna.utils.owner import (
     CALLER,
@@ -88,25 +88,6 @@ class Scratch:
 
 
 @dataclass(frozen=True)
-class Reaped:
-    """What reaping came to.
-
-    Parameters
-    ----------
-    removed
-        What is gone.
-    failed
-        What was to go and is still there, each with the reason.
-    freed_bytes
-        Size of what is gone, as far as it was looked at.
-    """
-
-    removed: tuple[Scratch, ...]
-    failed: tuple[Scratch, ...]
-    freed_bytes: int
-
-
-@dataclass(frozen=True)
 class _Rules:
     """What decides besides the verdict; as `plan_reap` takes it."""
 
@@ -146,7 +127,7 @@ class ReapPlan:
         """What executing the plan frees."""
         return sum(item.size_bytes or 0 for item in self.removals)
 
-    def execute(self) -> Reaped:
+    def execute(self) -> Cleared[Scratch]:
         """Remove what the plan names, unless it looks different by now."""
         removed, failed = [], []
         judge = _Judge(self.base, self._rules)
@@ -169,7 +150,7 @@ class ReapPlan:
         if removed or failed:
             current_owner().release(os.fspath(self.base))
         freed = sum(item.size_bytes or 0 for item in removed)
-        return Reaped(tuple(removed), tuple(failed), freed)
+        return Cleared(tuple(removed), tuple(failed), freed)
 
 
 def plan_reap(
@@ -217,7 +198,7 @@ def plan_reap(
     return replace(plan, items=tuple(sized))
 
 
-def reap_ended(base: Path | str) -> Reaped:
+def reap_ended(base: Path | str) -> Cleared[Scratch]:
     """Remove scratch that was to end with its process, where that is proven dead; ask nobody.
 
     One listing finds it; of a crowd of owners only some are judged, others at the next call.

@@ -18,6 +18,8 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from lacuna.store._claim import judge, set_aside
 from lacuna.store._layout import (
@@ -40,6 +42,27 @@ from lacuna.store.buckets import BUCKETS
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _EVICTED = re.compile(rf"([0-9a-f]{{64}})\.\w+\.\d+\.({'|'.join(BUCKETS)})\.(v\d+)")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Cleared(Generic[Item]):
+    """What executing a plan came to.
+
+    Parameters
+    ----------
+    removed
+        What is gone.
+    failed
+        What was to go and is still there, each with the reason.
+    freed_bytes
+        Size of what is gone, as far as it was looked at, and of the plan's leftovers.
+    """
+
+    removed: tuple[Item, ...]
+    failed: tuple[Item, ...]
+    freed_bytes: int
 
 
 @contextmanager
@@ -114,12 +137,11 @@ def restore(root: str, digest: str) -> bool:
     return any(_put_back(root, name) for name in temporary_names(root, TRASH, f"{digest}."))
 
 
-def restore_leased(root: str, start: str = "") -> None:
+def restore_leased(root: str) -> None:
     """Put back what whoever evicted it left in the trash, although it is in use."""
     with suppress(OSError):
-        evicted = [name for name in temporary_names(root, TRASH, start) if _EVICTED.fullmatch(name)]
-        in_use = holders(root, start) if evicted else {}
-        for name in evicted:
+        in_use = holders(root)
+        for name in temporary_names(root, TRASH):
             if name.partition(".")[0] in in_use:
                 _put_back(root, name)
 
@@ -141,22 +163,40 @@ def _put_back(root: str, name: str) -> bool:
     return False
 
 
-def sweep(root: str, start: str) -> None:
-    """Remove what dead owners left under names that begin so: with a key's digest."""
-    restore_leased(root, start)
+def sweep(root: str, start: str, *, wanted: bool = False) -> bool:
+    """Remove what dead owners left under names that begin so: with a key's digest.
+
+    Parameters
+    ----------
+    root
+        The cache root.
+    start
+        Beginning of the names.
+    wanted
+        Put back what was evicted and is not yet deleted, whether or not somebody uses it.
+
+    Returns
+    -------
+    bool
+        Whether something was wanted, and came back.
+    """
+    is_back = False
     with suppress(OSError):
         for leftover in find_leftovers(root, start):
-            remove_leftover(root, leftover)
+            place, name = leftover.split("/")
+            if wanted and place == TRASH and _put_back(root, name):
+                is_back = True
+            else:
+                remove_leftover(root, leftover)
+    return is_back
 
 
 def find_leftovers(root: str, start: str = "") -> list[str]:
-    """Return what nobody uses or comes back for, as paths below the root.
+    """Return trash and what nobody comes back for, as paths below the root.
 
-    Trash, records of the proven dead, and, unless it is for one key, partials that were abandoned.
+    That is records of the proven dead, and, unless it is for one key, abandoned partials.
     """
-    trash = temporary_names(root, TRASH, start)
-    in_use = holders(root, start) if trash else {}
-    found = [f"{TRASH}/{name}" for name in trash if name.partition(".")[0] not in in_use]
+    found = [f"{TRASH}/{name}" for name in temporary_names(root, TRASH, start)]
     for place in (CLAIMS, LEASES):
         for name in temporary_names(root, place, start):
             holder = judge(root, name, place)
@@ -165,24 +205,23 @@ def find_leftovers(root: str, start: str = "") -> list[str]:
     return found if start else found + find_abandoned(root)
 
 
-def remove_leftover(root: str, leftover: str) -> bool:
+def remove_leftover(root: str, leftover: str) -> None:
     """Remove trash, or the record of a dead owner after the stages for which it speaks.
 
-    Returns
-    -------
-    bool
-        Whether it was trash, and is gone.
+    Trash of what is in use is put back, if it is whole, and left otherwise.
     """
     place, name = leftover.split("/")
     with suppress(OSError):
         if place == TRASH and not name.endswith(".claim"):
-            return settle(root, name)
+            settle(root, name)
+            return
         if place == PARTIAL:
-            return abandon(root, name)
+            abandon(root, name)
+            return
         if "." not in name:
             holder = judge(root, name)
             if holder is None or holder.state != "dead":
-                return False
+                return
             make_directory(f"{root}/{TRASH}")
             place, name = TRASH, set_aside(root, name, holder)
         if place == CLAIMS:
@@ -191,7 +230,6 @@ def remove_leftover(root: str, leftover: str) -> bool:
             for stage in temporary_names(root, STAGE, name.removesuffix("claim")):
                 _remove_stage(root, stage)
         _remove(root, place, name)
-    return False
 
 
 def _remove_stage(root: str, name: str) -> None:

@@ -111,9 +111,5 @@ def _share_all(root: str) -> None:
 
 
 def _share(handle: int, group: int, mode: int) -> None:
-    status = os.fstat(handle)
     with suppress(PermissionError):
-        if status.st_gid != group:
-            os.fchown(handle, -1, group)
-        if stat.S_IMODE(status.st_mode) != mode:
-            os.fchmod(handle, mode)
+        modes.set_access(handle, mode, group)

@@ -1,10 +1,11 @@
 """The store's face: look up, make once, list, verify, pin, clear, evict."""
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from lacuna.errors import CacheDirError, CacheFullError
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, read, rehash, survey
 from lacuna.store._fingerprint import Fingerprints
-from lacuna.store._layout import is_group, prepare, walk
+from lacuna.store._layout import prepare, walk
 from lacuna.store._lease import end_foreign, holders, pin, unpin
 from lacuna.store._partial import Partial
 from lacuna.store._prune import (
@@ -31,6 +32,7 @@ from lacuna.store._removal import discard as throw_away
 from lacuna.store._removal import sweep
 from lacuna.store._space import explained, size_text
 from lacuna.store._usage import Usage, count, read_usage
+from lacuna.utils.modes import is_shared
 
 _logger = logging.getLogger(__name__)
 
@@ -265,14 +267,14 @@ class Store:
         Raises
         ------
         CacheDirError
-            The root of the entry cannot be written.
+            The root of the entry cannot be written, or is one of those that never are.
         """
-        with explained(entry.root, f"the pin of {entry.label}"):
+        with _pin_explained(entry):
             pin(entry.root, entry.digest, entry.label)
 
     def unpin(self, entry: Entry) -> bool:
         """Take the pin of an entry away; say whether there was one."""
-        with explained(entry.root, f"the pin of {entry.label}"):
+        with _pin_explained(entry):
             return unpin(entry.root, entry.digest)
 
     def users(self) -> Mapping[str, str]:
@@ -340,7 +342,7 @@ class Store:
         try:
             return self.find(key)
         except CacheDirError:
-            if not is_group(self._root):
+            if not is_shared(self._root):
                 raise
             with suppress(OSError):
                 prepare(self._root, key.location)
@@ -384,3 +386,17 @@ class Store:
                 pass
             sweep(self._root, entry.digest)
         return True
+
+
+@contextmanager
+def _pin_explained(entry: Entry) -> Iterator[None]:
+    what = entry.label or entry.product
+    if entry.read_only:
+        raise CacheDirError(
+            errno.EROFS,
+            f"{what} lies in {entry.root}, which is only read from here, so that no pin can be "
+            "changed. Nothing is deleted there either; whoever looks after it can pin it.",
+            entry.root,
+        )
+    with explained(entry.root, f"the pin of {what}"):
+        yield

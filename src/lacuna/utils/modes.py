@@ -71,7 +71,7 @@ def _make(path: str, *, sticky: bool) -> os.stat_result:
     return os.lstat(path)
 
 
-def share_directory(path: str, *, sticky: bool = False, group: int = -1) -> None:
+def share_directory(path: str, *, sticky: bool = False, group: int | None = None) -> None:
     """Let the group use a directory.
 
     Parameters
@@ -85,14 +85,21 @@ def share_directory(path: str, *, sticky: bool = False, group: int = -1) -> None
     """
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if group not in (-1, os.fstat(handle).st_gid):
-            os.fchown(handle, -1, group)
-        os.fchmod(handle, 0o3770 if sticky else 0o2770)
+        set_access(handle, 0o3770 if sticky else 0o2770, group)
     finally:
         os.close(handle)
 
 
 def share_file(handle: int, directory: PathText | int, mode: int = 0o660) -> None:
     """Let the group use an open file, if the directory that holds it is the group's."""
-    if is_shared(directory) and stat.S_IMODE(os.fstat(handle).st_mode) != mode:
+    if is_shared(directory):
+        set_access(handle, mode)
+
+
+def set_access(handle: int, mode: int, group: int | None = None) -> None:
+    """Give an open file or directory a mode, and a group, where it has another."""
+    status = os.fstat(handle)
+    if group not in (None, status.st_gid):
+        os.fchown(handle, -1, group)
+    if stat.S_IMODE(status.st_mode) != mode:
         os.fchmod(handle, mode)
