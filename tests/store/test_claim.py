@@ -211,6 +211,22 @@ def test_unreadable_record__that_is_empty_was_never_signed(store, key, make, ref
     assert not leftovers(store)
 
 
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize("name", ["open", "read"])
+def test_unreadable_record__for_the_moment_tells_nothing(store, key, monkeypatch, name, number):
+    leave_claim(store, key, dead_record())
+    os.utime(store.root / ".claims" / key.digest, (1, 1))
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, name, fail)
+    judged = judge(str(store.root), key.digest)
+    monkeypatch.undo()
+    assert judged.state == "unknown"
+    assert judge(str(store.root), key.digest).state == "dead"
+
+
 def test_waiting__is_said_in_the_log_where_nobody_listens(tmp_path, key, make, caplog):
     store = Store(tmp_path / "cache", foreign_wait_s=0.1)
     leave_claim(store, key, foreign_record())

@@ -132,17 +132,20 @@ def judge(root: str, name: str, place: str = CLAIMS) -> Holder | None:
     """Return whose record lies among the claims, or elsewhere, and whether that process lives.
 
     A record that nobody signs for a while is a dead owner's: it died between creating the file and
-    writing into it, a moment later. One that cannot be *read* is another's, of whom nothing is
-    known.
+    writing into it, a moment later. One that cannot be *read*, because it is another's or its file
+    server fails, tells nothing.
     """
     path = f"{root}/{place}/{name}"
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return None
-    identity, is_empty = _identity(status), status.st_size == 0
-    record = read_record(path)
-    if record is None and (is_empty or os.access(path, os.R_OK)):
+    identity, is_unsigned = _identity(status), status.st_size == 0
+    record = None
+    with suppress(OSError):
+        record = read_record(path, surely=True)
+        is_unsigned = record is None
+    if is_unsigned:
         # abs: the clock of a file server may be ahead, and to wait for it would take for ever.
         is_old = abs(time.time() - identity[1] / 1e9) > _UNSIGNED_S
         return Holder(identity, record, "dead" if is_old else "unsigned", "it was never signed")

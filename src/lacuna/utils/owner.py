@@ -23,6 +23,7 @@ RECORD_PREFIX = ".lacuna-owner-"
 PROCESS, CALLER = "p", "c"
 
 _RECORD_MAX_BYTES = 16_384
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)  # a link, a directory, a socket
 _JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")
 _SAME_MACHINE = (
     ("host", "it runs, or ran, on another host"),
@@ -170,8 +171,21 @@ def write_record(path: str | os.PathLike[str]) -> None:
         raise
 
 
-def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the record in a file; None if it is absent, a link, too large or not whole."""
+def read_record(path: str | os.PathLike[str], *, surely: bool = False) -> dict[str, Any] | None:
+    """Return the record in a file; None if it is absent, a link, too large or not whole.
+
+    Parameters
+    ----------
+    path
+        The file.
+    surely
+        Whether None must mean that there is no record, not that it could not be read.
+
+    Raises
+    ------
+    OSError
+        It could not be read, where that matters.
+    """
     import json
 
     flags = os.O_RDONLY
@@ -184,7 +198,11 @@ def read_record(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         finally:
             os.close(file)
         record = json.loads(text) if len(text) <= _RECORD_MAX_BYTES else None
-    except (OSError, ValueError, RecursionError):
+    except OSError as error:
+        if surely and error.errno not in _NO_FILE:
+            raise
+        return None
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
