@@ -74,7 +74,7 @@ def test_reap__removes_what_is_proven_and_asks_before(left, monkeypatch, capsys)
     assert staying(left) == {"recent", "living", "foreign", "job"}
     text = capsys.readouterr()
     assert re.search(r"Delete \d+ bytes\?", text.err)
-    assert "deleted 4, " in text.out  # two directories, two records
+    assert "deleted 4 pieces, " in text.out  # two directories, two records
     reap("--yes")
     assert "nothing to delete" in capsys.readouterr().out
 

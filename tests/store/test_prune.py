@@ -19,7 +19,7 @@ from tests.store.samples import (
     unused,
 )
 
-from lacuna.errors import CacheFullError
+from lacuna.errors import CacheDirError, CacheFullError
 from lacuna.store import Store
 from lacuna.store._prune import make_room
 from lacuna.store._removal import evict, settle, sweep
@@ -347,3 +347,14 @@ def test_pin__says_when_and_what(store, key, make):
     assert entry.pinned
     said = json.loads((store.root / ".pins" / key.digest).read_text())
     assert said["label"] == "tdi map sample 2 mm"
+
+
+def test_pin__in_a_root_that_is_only_read_is_refused(store, key, make):
+    store.get_or_make(key, make)
+    reader = Store(store.root.parent / "own", read_only_roots=[store.root])
+    entry = reader.find(key)
+    for change in (reader.pin, reader.unpin):
+        with pytest.raises(CacheDirError, match="only read") as caught:
+            change(entry)
+        assert caught.value.errno == errno.EROFS
+    assert not (store.root / ".pins").exists()

@@ -93,8 +93,8 @@ def print_json(value: Any) -> None:
     def plain(inner: Any) -> Any:
         if isinstance(inner, Path):
             return str(inner)
-        names = inner.__slots__ if hasattr(inner, "__slots__") else vars(inner)
-        return {name: getattr(inner, name) for name in names}
+        names = vars(inner) if hasattr(inner, "__dict__") else inner.__slots__
+        return {name: getattr(inner, name) for name in names if name[0] != "_"}
 
     print(json.dumps(value, indent=2, ensure_ascii=False, default=plain))
 

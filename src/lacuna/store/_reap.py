@@ -86,6 +86,11 @@ class Scratch:
     reason: str = ""
     size_bytes: int | None = None
 
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return self.path.name
+
 
 @dataclass(frozen=True)
 class _Rules:

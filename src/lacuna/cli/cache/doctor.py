@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacuna.cli.cache.clear import add_consent
+from lacuna.cli.cache.consent import add_consent, require_consent
 from lacuna.cli.options import confirm, duration, print_json
-from lacuna.errors import OptionError
 from lacuna.utils.cache import get_cache_dir, get_temp_base_dir
 
 if TYPE_CHECKING:
@@ -89,8 +88,7 @@ def _print_findings(found: "dict[str, list[Finding]]") -> None:
 def _adopt(args: argparse.Namespace) -> int:
     from lacuna.store.doctor import plan_adoption
 
-    if args.json and not (args.dry_run or args.yes):
-        raise OptionError("With --json nobody is asked: add --dry-run or --yes.")
+    require_consent(args)
     plan = plan_adoption(str(args.directory or get_cache_dir()))
     if not args.json:
         _print_plan(plan)

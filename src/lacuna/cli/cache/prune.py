@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lacuna.cli.cache.clear import add_consent, carry_out
+from lacuna.cli.cache.clear import clear_entries
+from lacuna.cli.cache.consent import add_consent
 from lacuna.cli.options import duration, print_json, size
 from lacuna.errors import OptionError
 
@@ -60,7 +61,7 @@ def _prune(args: argparse.Namespace) -> int:
         min_free=args.min_free,
         old_versions=args.old_versions,
     )
-    return carry_out(args, plan, is_met=not plan.missing_bytes)
+    return clear_entries(args, plan, is_met=not plan.missing_bytes)
 
 
 def _pin(args: argparse.Namespace) -> int:

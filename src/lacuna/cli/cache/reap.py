@@ -1,11 +1,11 @@
 """``lacuna cache reap``: remove the scratch that nobody uses any more."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from lacuna.cli.options import confirm, duration, print_json, show_size
+from lacuna.cli.cache.consent import add_consent, carry_out
+from lacuna.cli.options import duration, show_size
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="TIME",
         help="with --foreign: if nothing in it was modified for so long, such as 30d",
     )
-    reap.add_argument("-n", "--dry-run", action="store_true", help="print the plan, and stop")
-    reap.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    add_consent(reap)
 
 
 def _reap(args: argparse.Namespace) -> int:
@@ -48,42 +47,28 @@ def _reap(args: argparse.Namespace) -> int:
 
     if args.foreign != (args.older_than is not None):
         raise OptionError("--foreign and --older-than go together: age alone decides then.")
-    if args.json and not (args.dry_run or args.yes):
-        raise OptionError("With --json nobody is asked: add --dry-run or --yes.")
     plan = plan_reap(
         find_temp_base(make=False)[0],
         jobs=ask_schedulers if args.ask_scheduler else None,
         foreign_older_than_s=args.older_than,
     )
-    if not args.json:
-        _print_plan(plan.items)
-    shown = {"base": plan.base, "items": plan.items, "freed_bytes": plan.expected_freed_bytes}
-    if args.dry_run or not plan.removals:
-        if args.json:
-            print_json({"plan": shown, "reaped": None})
-        return 0
-    if not args.yes and not confirm(f"Delete {show_size(plan.expected_freed_bytes)}?"):
-        print("lacuna: nothing was deleted", file=sys.stderr)
-        return 1
-    reaped = plan.execute()
-    if args.json:
-        print_json({"plan": shown, "reaped": reaped})
-    else:
-        print(f"deleted {len(reaped.removed)}, {show_size(reaped.freed_bytes)} freed")
-        for item in reaped.failed:
-            print(f"not deleted: {item.path.name}: {item.reason}")
-    return 1 if reaped.failed else 0
+    return carry_out(
+        args,
+        plan,
+        lambda: _show(plan.items),
+        has_work=bool(plan.removals),
+        what="pieces",
+        key="reaped",
+    )
 
 
-def _print_plan(items: "Sequence[Scratch]") -> None:
+def _show(items: "Sequence[Scratch]") -> None:
     n_records = sum(item.kind == "record" and item.removable for item in items)
     for item in items:
         if not (item.kind == "record" and item.removable):
             print(f"{'delete' if item.removable else 'keep'}: {show_scratch(item)}")
     if n_records:
         print(f"delete: the records of {n_records} owners of whom nothing else is left")
-    if not any(item.removable for item in items):
-        print("nothing to delete")
 
 
 def show_scratch(item: "Scratch") -> str:
@@ -91,6 +76,6 @@ def show_scratch(item: "Scratch") -> str:
     kind = f"{item.lifetime}'s {item.kind}" if item.lifetime else item.kind
     size = "" if item.size_bytes is None else f", {show_size(item.size_bytes)}"
     job = f", {item.job}" if item.job else ""
-    about = f"{item.path.name} ({kind}{size})"
+    about = f"{item.label} ({kind}{size})"
     advice = next((text for start, text in _ADVICE.items() if item.reason.startswith(start)), "")
     return f"{about}: {item.reason}{advice} ({item.owner}{job}: {item.evidence})"
