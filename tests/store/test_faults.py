@@ -1,4 +1,5 @@
 import os
+import re
 import select
 import subprocess
 import sys
@@ -157,3 +158,34 @@ def test_real_full_disk__loses_nothing_and_says_what_to_set(tmp_path, case):
         check=False,
     )
     assert (found.returncode, found.stdout) == (0, "kept its promise\n"), found.stderr[-3000:]
+
+
+LOOKS = """
+import os, sys
+from tests.store.samples import Maker, key_of
+from lacuna.store import Store
+store, key, make = Store(sys.argv[1]), key_of(), Maker()
+store.get_or_make(key, make)
+reader = Store(sys.argv[1])
+for number in range(2):
+    os.access(f"/look-{number}", 0)
+    reader.find(key)
+for number in range(2):
+    os.access(f"/look-{number}", 0)
+    reader.get_or_make(key, make)
+os.access("/look-end", 0)
+"""
+
+
+def test_hit__reads_one_file_looks_once_at_each_and_writes_nothing(tmp_path):
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-o", str(trace), sys.executable, "-c", LOOKS, str(tmp_path / "c")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    *_, find, again, first_use, second_use, _ = re.split(r"access\(\"/look-", trace.read_text())
+    calls = [re.findall(r"^\d+ +(\w+)\(", part, re.M) for part in (find, again, second_use)]
+    # newfstatat: which of its relatives is called differs between machines
+    assert [[name.replace("newfstatat", "lstat") for name in part] for part in calls] == [
+        ["openat", "read", "close", "lstat", "lstat"]
+    ] * 3
+    writing = r"O_WRONLY|O_RDWR|O_CREAT|\b(write|utimens\w*|rename\w*|unlink\w*|mkdir\w*|chmod)\("
+    assert not re.search(writing, first_use)
