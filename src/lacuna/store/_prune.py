@@ -39,7 +39,6 @@ from lacuna.store._layout import is_marked as has_marker
 from lacuna.store._lease import holders, is_pinned
 from lacuna.store._removal import (
     Cleared,
-    _tree_size,
     evict,
     find_leftovers,
     leftover_size,
@@ -47,6 +46,7 @@ from lacuna.store._removal import (
     restore,
     restore_leased,
     settle,
+    tree_size,
 )
 from lacuna.store._space import size_text
 from lacuna.utils.filesystem import free_space
@@ -288,13 +288,12 @@ def _scan(root: str, *, old_only: bool = False) -> Iterator[Removal]:
             continue
         try:
             meta = json.loads(read_file(f"{directory}/{META}"))
-            size = sum(fact["size"] for fact in meta["files"].values())
-            label = str(meta["label"] or meta["key"]["product"])
-            last = used_at(os.stat(f"{directory}/{META}", follow_symlinks=False))
-            yield Removal(directory, label, size, used_at=last)
+            found = _describe(Entry(directory, meta, root))
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            if os.path.isdir(directory):
-                yield _describe(Damage(directory, f"{META} cannot be read"))
+            if not os.path.isdir(directory):
+                continue
+            found = _describe(Damage(directory, f"{META} cannot be read"))
+        yield found
 
 
 def _plan(root: str, unused_for_s: float) -> tuple[PrunePlan, Mapping[str, str]]:
@@ -321,7 +320,7 @@ def _describe(found: Entry | Damage) -> Removal:
     label = f"damaged: {found.reason}"
     if version_lag(directory) > 0:
         label = f"of an older version: {'/'.join(directory.split('/')[-4:-1])}"
-    return Removal(directory, label, _tree_size(directory))
+    return Removal(directory, label, tree_size(directory))
 
 
 def _judge(

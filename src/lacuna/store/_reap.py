@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lacuna.store._layout import listing
-from lacuna.store._removal import Cleared, _opened, _tree_size
+from lacuna.store._removal import Cleared, opened, tree_size
 from lacuna.utils.filesystem import mount_points
 from lacuna.utils.owner import (
     CALLER,
@@ -195,7 +195,7 @@ def plan_reap(
     )
     plan = _plan(base, rules, None)
     sized = (
-        replace(item, size_bytes=_tree_size(os.fspath(item.path)))
+        replace(item, size_bytes=tree_size(os.fspath(item.path)))
         if item.size_bytes is None
         else item
         for item in plan.items
@@ -346,7 +346,7 @@ def _remove(item: Scratch, rules: _Rules) -> str:
     """Remove what was judged; return why it is still there, if it is."""
     name = item.path.name
     try:
-        with _opened(os.fspath(item.path.parent)) as base:
+        with opened(os.fspath(item.path.parent)) as base:
             if item.kind != "directory":
                 os.unlink(name, dir_fd=base)
                 return ""

@@ -66,7 +66,7 @@ class Cleared(Generic[Item]):
 
 
 @contextmanager
-def _opened(root: str, *parts: str) -> Iterator[int]:
+def opened(root: str, *parts: str) -> Iterator[int]:
     """Open a directory below a root, no part of the way below it through a link."""
     handle = os.open(root, _DIRECTORY)
     try:
@@ -83,7 +83,7 @@ def discard(root: str, directory: str, reason: str) -> str | None:
     name = _throw(root, directory)
     if name is not None:
         # A full disk must not keep it from being thrown away.
-        with suppress(OSError), _opened(root, TRASH, name) as thrown:
+        with suppress(OSError), opened(root, TRASH, name) as thrown:
             write_file("reason.json", json.dumps({"reason": reason}).encode(), below=thrown)
     return name
 
@@ -99,7 +99,7 @@ def _throw(root: str, directory: str, suffix: str = "") -> str | None:
     name = temporary_name(digest) + suffix
     make_directory(f"{root}/{TRASH}")
     try:
-        with _opened(root, bucket, version, shard) as source, _opened(root, TRASH) as trash:
+        with opened(root, bucket, version, shard) as source, opened(root, TRASH) as trash:
             os.rename(digest, name, src_dir_fd=source, dst_dir_fd=trash)
     except OSError as error:
         if error.errno in _ELSEWHERE:
@@ -123,7 +123,7 @@ def settle(root: str, name: str) -> bool:
     if _EVICTED.fullmatch(name):
         doomed = temporary_name(digest)
         try:
-            with _opened(root, TRASH) as trash:
+            with opened(root, TRASH) as trash:
                 os.rename(name, doomed, src_dir_fd=trash, dst_dir_fd=trash)
         except FileNotFoundError:
             return False
@@ -153,8 +153,8 @@ def _put_back(root: str, name: str) -> bool:
     digest, bucket, version = evicted.groups()
     with suppress(OSError):  # it was made anew meanwhile, or another was faster
         with (
-            _opened(root, TRASH) as trash,
-            _opened(root, bucket, version, digest[:2]) as shard,
+            opened(root, TRASH) as trash,
+            opened(root, bucket, version, digest[:2]) as shard,
         ):
             with suppress(OSError):
                 os.utime(f"{name}/{META}", dir_fd=trash, follow_symlinks=False)
@@ -236,12 +236,12 @@ def _remove_stage(root: str, name: str) -> None:
     _remove(root, STAGE, name)
     # What another member of a group hid in it only that member can remove. No record will speak
     # for it from now on, but in the trash everything is left.
-    with suppress(OSError), _opened(root, STAGE) as source, _opened(root, TRASH) as trash:
+    with suppress(OSError), opened(root, STAGE) as source, opened(root, TRASH) as trash:
         os.rename(name, name, src_dir_fd=source, dst_dir_fd=trash)
 
 
 def _remove(root: str, place: str, name: str) -> None:
-    with suppress(OSError), _opened(root, place) as fd:
+    with suppress(OSError), opened(root, place) as fd:
         if stat.S_ISDIR(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
             shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
         else:
@@ -255,20 +255,20 @@ def leftover_size(root: str, leftover: str) -> int:
         with suppress(OSError):
             return os.lstat(f"{root}/{leftover}").st_size
     if place != CLAIMS:
-        return _tree_size(f"{root}/{leftover}") if place == TRASH else 0
+        return tree_size(f"{root}/{leftover}") if place == TRASH else 0
     holder = judge(root, name)
     token = holder.token if holder else ""
     stages = temporary_names(root, STAGE, name if "." in name else f"{name}.{token}.")
-    return sum(_tree_size(f"{root}/{STAGE}/{stage}") for stage in stages)
+    return sum(tree_size(f"{root}/{STAGE}/{stage}") for stage in stages)
 
 
-def _tree_size(path: str) -> int:
+def tree_size(path: str) -> int:
     """Return the bytes of all files below a directory; links count as nothing."""
     total = 0
     with suppress(OSError):
         for item in listing(path):
             if item.is_dir(follow_symlinks=False):
-                total += _tree_size(item.path)
+                total += tree_size(item.path)
             elif item.is_file(follow_symlinks=False):
                 total += item.stat(follow_symlinks=False).st_size
     return total

@@ -61,29 +61,18 @@ def _dir(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     locations = describe()
     held = _what_is_held(args) if locations[0].exists else {}
-    held["scratch"] = _scratch(locations[-1])
+    scratch = _scratch(locations[-1])
     if args.json:
         found = {"files": args.settings.files, "files_not_read": args.settings.unread}
-        print_json({"locations": locations, **held, **found})
+        print_json({"locations": locations, **held, "scratch": scratch, **found})
         return 0
     for location in locations:
         print(f"{location.name}: {location.path or location.problem}")
         print(f"  chosen by: {location.source}")
         print(f"  {_state(location)}")
-    if held.get("group"):
-        print(f"the cache is shared with group {held['group']}: its members change it too")
-    shared = {f"shared, read only: {root}": held["shared"][root] for root in held.get("shared", ())}
-    for name, total in (held.get("buckets", {}) | shared).items():
-        print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
-    _print_use(held)
-    if held.get("damaged"):
-        print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
-    if held.get("leftovers"):
-        amount = show_size(held["leftover_bytes"])
-        print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
-    _print_scratch(held["scratch"])
-    for path in held.get("unmanaged", ()):
-        print(f"unmanaged, never deleted: {path}")
+    if held:
+        _print_held(held)
+    _print_scratch(scratch)
     for file in args.settings.files:
         print(f"configuration file: {file}")
     for file in args.settings.unread:
@@ -113,15 +102,27 @@ def _print_scratch(scratch: "Sequence[Scratch]") -> None:
         print(f"  {len(left)} left behind; `lacuna cache reap` removes what may go")
 
 
-def _print_use(held: dict[str, Any]) -> None:
-    """Print what protects entries, how often they were of use, and if they take a lot."""
-    if held.get("pinned") or held.get("in_use"):
+def _print_held(held: dict[str, Any]) -> None:
+    """Print what a cache holds, what protects it, how often it was of use, and what is odd."""
+    if held["group"]:
+        print(f"the cache is shared with group {held['group']}: its members change it too")
+    shared = {f"shared, read only: {root}": total for root, total in held["shared"].items()}
+    for name, total in (held["buckets"] | shared).items():
+        print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
+    if held["pinned"] or held["in_use"]:
         print(f"pinned: {held['pinned']} entries; in use: {held['in_use']}")
-    if usage := held.get("usage"):
+    if usage := held["usage"]:
         since = datetime.fromtimestamp(usage.since, UTC).date()
         print(f"asked for since {since}: {usage.hits} hits, {usage.misses} misses")
-    if text := say_if_large(sum(total["bytes"] for total in held.get("buckets", {}).values())):
+    if text := say_if_large(sum(total["bytes"] for total in held["buckets"].values())):
         print(text)
+    if held["damaged"]:
+        print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
+    if held["leftovers"]:
+        amount = show_size(held["leftover_bytes"])
+        print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
+    for path in held["unmanaged"]:
+        print(f"unmanaged, never deleted: {path}")
 
 
 def say_if_large(n_bytes: int) -> str:
