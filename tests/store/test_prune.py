@@ -209,6 +209,21 @@ def test_damaged__an_entry_in_use_stays_readable_in_the_trash(store):
     assert not leftovers(store)
 
 
+def test_builder__takes_what_was_evicted_for_an_entry_that_was_damaged_since(store, caplog):
+    (entry,) = fill(store, 1)
+    evict(str(store.root), entry.directory)
+    (store.root / ".trash").rename(store.root / "aside")
+    store.get_or_make(key_of(0), Maker())
+    (entry.path / "offsets.npy").unlink()
+    (store.root / ".trash").rmdir()
+    (store.root / "aside").rename(store.root / ".trash")
+    make = Maker()
+    assert Store(store.root).get_or_make(key_of(0), make).path == entry.path
+    assert make.calls == 0
+    assert "was damaged" in caplog.text
+    assert there(store) == [0]
+
+
 def test_old_versions__are_removed_by_directory_and_newer_ones_are_nobodys_business(store):
     fill(store, 2)
     bucket = store.root / "tdi"
