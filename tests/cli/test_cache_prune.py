@@ -1,10 +1,12 @@
 """``lacuna cache prune | pin | unpin``, and what the other actions say about pins and leases."""
 
+import io
 import json
 import os
 import time
 
 import pytest
+from tests.store.samples import foreign_record
 
 from lacuna.cli.cache.show import say_if_large
 from lacuna.cli.main import main
@@ -54,6 +56,19 @@ def test_prune__prints_what_goes_and_why_and_deletes_it(entries, capsys):
     assert "delete: map of 30 d (1 kB): unused for 4 w; 1 kB have to go\n" in text
     assert "deleted 1 entries, 1 kB freed" in text
     assert there(entries) == [20, 10]
+
+
+def test_prune__ends_no_lease_without_asking(entries, root, capsys, monkeypatch):
+    lease = root / ".leases" / f"{entries[30].digest}.{'0' * 12}.0"
+    lease.parent.mkdir(exist_ok=True)
+    lease.write_text(json.dumps(foreign_record()))
+    os.utime(lease, (0, 0))
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    run(capsys, "prune", "--end-leases-older-than", "1d", code=1)
+    run(capsys, "prune", "--end-leases-older-than", "1d", "--json", code=2)
+    assert lease.exists()
+    run(capsys, "prune", "--end-leases-older-than", "1d", "--yes")
+    assert not lease.exists()
 
 
 def test_prune__dry_run_deletes_nothing(entries, capsys):

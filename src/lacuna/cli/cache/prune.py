@@ -3,15 +3,16 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lacuna.cli.cache.clear import clear_entries
-from lacuna.cli.cache.consent import add_consent
-from lacuna.cli.options import duration, print_json, size
+from lacuna.cli.cache.consent import add_consent, require_consent
+from lacuna.cli.options import confirm, duration, print_json, size
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
-    from lacuna.store import Entry, Store
+    from lacuna.store import Entry
 
 _FEWEST_DIGITS = 4
 
@@ -36,11 +37,11 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
         "whoever took them may have been killed, and who was not loses what it uses",
     )
     add_consent(prune)
-    for name, action, text in (
-        ("pin", _pin, "Keep entries, whatever the budgets say."),
-        ("unpin", _unpin, "Let pinned entries go again, when it is their turn."),
+    for name, text in (
+        ("pin", "Keep entries, whatever the budgets say."),
+        ("unpin", "Let pinned entries go again, when it is their turn."),
     ):
-        parser = add(name, action, text)
+        parser = add(name, partial(_change, pinned=name == "pin"), text)
         parser.add_argument(
             "entries",
             nargs="+",
@@ -52,9 +53,13 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _prune(args: argparse.Namespace) -> int:
     from lacuna.workflow.stores import open_store
 
-    store = open_store(args.settings)
-    if args.end_leases_older_than is not None and not args.dry_run:
-        print(f"leases ended: {store.end_leases(args.end_leases_older_than)}", file=sys.stderr)
+    require_consent(args)
+    store, older_than_s = open_store(args.settings), args.end_leases_older_than
+    if older_than_s is not None and not args.dry_run:
+        if not args.yes and not confirm("End leases whose owners may still use what they hold?"):
+            print("lacuna: nothing was deleted", file=sys.stderr)
+            return 1
+        print(f"leases ended: {store.end_leases(older_than_s)}", file=sys.stderr)
     plan = store.plan_prune(
         max_size=args.max_size,
         max_age_s=args.max_age,
@@ -64,23 +69,14 @@ def _prune(args: argparse.Namespace) -> int:
     return clear_entries(args, plan, is_met=not plan.missing_bytes)
 
 
-def _pin(args: argparse.Namespace) -> int:
-    return _change(args, lambda store, entry: store.pin(entry), "pinned")
-
-
-def _unpin(args: argparse.Namespace) -> int:
-    return _change(args, lambda store, entry: store.unpin(entry), "no longer pinned")
-
-
-def _change(
-    args: argparse.Namespace, change: "Callable[[Store, Entry], object]", state: str
-) -> int:
+def _change(args: argparse.Namespace, *, pinned: bool) -> int:
     from lacuna.workflow.stores import open_store
 
     store = open_store(args.settings)
+    change, state = (store.pin, "pinned") if pinned else (store.unpin, "no longer pinned")
     chosen = _choose([entry for entry in store.entries() if not entry.read_only], args.entries)
     for entry in chosen:
-        change(store, entry)
+        change(entry)
     if args.json:
         print_json([{"label": item.label, "digest": item.digest} for item in chosen])
     else:
