@@ -1,6 +1,6 @@
 """Inputs whose answer is known by construction, and files of them written without our own code."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,6 +192,18 @@ def write_nifti(path: Path, array: NDArray[np.generic], grid: Grid) -> Grid:
     image.set_qform(grid.affine, 1)
     nib.save(image, path)
     return Grid(grid.shape, nib.load(path).affine)
+
+
+def turned_copies(
+    array: NDArray[np.generic], grid: Grid
+) -> Iterator[tuple[NDArray[np.generic], Grid]]:
+    """Yield LAS, LIA and PSR copies of an image that is stored RAS."""
+    image = nib.Nifti1Image(array.astype(np.int32), grid.affine)
+    start = nib.io_orientation(grid.affine)
+    for codes in ("LAS", "LIA", "PSR"):
+        turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(codes))
+        copy = image.as_reoriented(turn)
+        yield np.asarray(copy.dataobj).astype(array.dtype), Grid(copy.shape, copy.affine)
 
 
 def points_on_faces(grid: Grid, n: int, seed: int = 0) -> Streamlines:

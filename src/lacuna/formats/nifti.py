@@ -2,6 +2,7 @@
 
 import gzip
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -85,9 +86,34 @@ def load_image(source: ImageSource) -> Image[Any]:
             image, name = _open(Path(source)), str(source)
         if not isinstance(image, nibabel.Nifti1Pair):
             raise FormatError(f"{name} is a {type(image).__name__}: convert it to NIfTI.")
-        grid, notes = _placement(image, name)
-        voxels = _values(image, name)
+        grid, notes = _placement(image, name, _volume_shape(image, name))
+        voxels = _values(image.dataobj, name)
     return Image(voxels.reshape(grid.shape, order="F"), grid, name, notes)
+
+
+def open_volumes(path: Path) -> tuple[Grid, Iterator[NDArray[Any]]]:
+    """Open an image of one volume or many, to be read one after another.
+
+    Returns
+    -------
+    grid
+        Of each volume.
+    volumes
+        Each as stored; never two in memory.
+
+    Raises
+    ------
+    FormatError, GridError
+        As `load_image`; of damage only when the volumes are read.
+    """
+    # Without the file kept open, each volume of a compressed image is unpacked from its begin.
+    image = _open(path, keep_file_open=True)
+    if not isinstance(image, nibabel.Nifti1Pair) or len(image.shape) not in (3, 4):
+        raise FormatError(f"{path} is no NIfTI image of three or four axes: convert it.")
+    grid, _ = _placement(image, str(path), image.shape[:3])
+    if len(image.shape) == 3:
+        return grid, iter([_values(image.dataobj, str(path))])
+    return grid, (_values(image.dataobj, str(path), (..., i)) for i in range(image.shape[3]))
 
 
 def load_mask(source: ImageSource) -> Image[np.bool_]:
@@ -193,9 +219,9 @@ def _header(grid: Grid, dtype: np.dtype[Any], code: int) -> bytes:
     return bytes(header.binaryblock) + bytes(4)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, **how: Any) -> Any:
     try:
-        return nibabel.load(path)
+        return nibabel.load(path, **how)
     except FileNotFoundError as error:
         raise FormatError(f"There is no file {path}. Check the path.") from error
     except _READ_ERRORS as error:
@@ -204,17 +230,18 @@ def _open(path: Path) -> Any:
         ) from error
 
 
-def _values(image: SpatialImage, name: str) -> NDArray[Any]:
+def _values(stored: Any, name: str, part: Any = ()) -> NDArray[Any]:
     try:
-        return np.asanyarray(image.dataobj)
+        return np.asanyarray(stored[part])
     except (OSError, *_READ_ERRORS) as error:
         raise FormatError(
             f"{name} is truncated or damaged ({error}). Copy or write it again."
         ) from error
 
 
-def _placement(image: nibabel.Nifti1Pair, name: str) -> tuple[Grid, tuple[str, ...]]:
-    shape = _volume_shape(image, name)
+def _placement(
+    image: nibabel.Nifti1Pair, name: str, shape: tuple[int, int, int]
+) -> tuple[Grid, tuple[str, ...]]:
     sform: FloatArray | None = image.header.get_sform(coded=True)[0]
     try:
         qform = image.header.get_qform(coded=True)[0]

@@ -1,0 +1,109 @@
+"""Tract disconnection: what share of each tract's streamlines a lesion cuts.
+
+As in the Lesion Quantification Toolkit (doi:10.1016/j.nicl.2021.102639).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lacuna.errors import OptionError
+from lacuna.geometry.grid import BoolArray, Grid, IntArray
+from lacuna.tractogram.query import Index, LesionBox
+
+
+@dataclass(frozen=True, eq=False)
+class TractDisconnection:
+    """What a lesion cuts of each tract.
+
+    Parameters
+    ----------
+    names
+        Of the tracts.
+    n_streamlines, n_cut : (n_tracts,)
+        Streamlines of each, and those of them that are cut.
+    weights, cut_weights : (n_tracts,)
+        Their summed weights; the numbers themselves without weights.
+    """
+
+    names: tuple[str, ...]
+    n_streamlines: NDArray[np.int64]
+    n_cut: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    cut_weights: NDArray[np.float64]
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of each tract's weight that is cut, (n_tracts,); not-a-number where it is 0."""
+        shares = np.full(len(self.names), np.nan)
+        np.divide(self.cut_weights, self.weights, out=shares, where=self.weights > 0)
+        return shares
+
+
+def disconnect_tracts(
+    tracts: Mapping[str, IntArray],
+    cut_ids: IntArray,
+    n_streamlines: int,
+    weights: NDArray[np.float64] | None = None,
+) -> TractDisconnection:
+    """Return what a cut takes of tracts that are parts of one tractogram.
+
+    Parameters
+    ----------
+    tracts
+        Numbers of each tract's streamlines, each once; a streamline may be in several, or in none.
+    cut_ids : (n_cut,)
+        Numbers of the streamlines that are cut.
+    n_streamlines
+        Streamlines of the tractogram.
+    weights : (n_streamlines,), optional
+        Of the streamlines.
+
+    Raises
+    ------
+    OptionError
+        If a tract has a streamline that the tractogram has not.
+    """
+    is_cut = np.zeros(n_streamlines, bool)
+    is_cut[cut_ids] = True
+    counts, sums = np.zeros((2, len(tracts)), np.int64), np.zeros((2, len(tracts)))
+    for i, (name, members) in enumerate(tracts.items()):
+        if len(members) and not 0 <= int(members.min()) <= int(members.max()) < n_streamlines:
+            raise OptionError(
+                f"Tract {name} has streamlines {members.min()} to {members.max()}, but the "
+                f"tractogram holds {n_streamlines}: the table belongs to another file."
+            )
+        cut = members[is_cut[members]]
+        counts[:, i] = len(members), len(cut)
+        if weights is not None:
+            sums[:, i] = weights[members].sum(), weights[cut].sum()
+    if weights is None:
+        sums = counts.astype(np.float64)
+    return TractDisconnection(tuple(tracts), *counts, *sums)
+
+
+def disconnect_tract_files(
+    indexes: Mapping[str, Index], mask: BoolArray, grid: Grid
+) -> TractDisconnection:
+    """Return what a lesion cuts of tracts that are tractograms of their own.
+
+    Parameters
+    ----------
+    indexes
+        Of each tract, under one mapping rule and in the lesion's space.
+    mask : grid.shape
+        Lesioned voxels, as stored.
+    grid
+        Where they are.
+
+    Raises
+    ------
+    LesionError
+        If no voxel is lesioned, or the mask does not fit the grid.
+    """
+    lesion = LesionBox.of(mask, grid)
+    n_cut = np.array([len(index.cut(lesion)) for index in indexes.values()], np.int64)
+    n = np.array([index.n_streamlines for index in indexes.values()], np.int64)
+    return TractDisconnection(tuple(indexes), n, n_cut, n.astype("f8"), n_cut.astype("f8"))

@@ -1,0 +1,91 @@
+"""Tables of tracts, and images of their probabilities."""
+
+import gzip
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from lacuna.errors import FormatError
+from lacuna.formats.tracts import load_tract_atlas, load_tract_ranges
+
+
+def write_table(path, *rows, header="bundle\tcategory\tstart\tstop"):
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_load_tract_ranges__stop_is_not_a_member_and_a_tract_may_have_several_rows(tmp_path):
+    table = write_table(tmp_path / "t.tsv", "AF\ta\t0\t3", "CST\tp\t3\t3", "AF\ta\t5\t7")
+    found = load_tract_ranges(table)
+    assert {name: ids.tolist() for name, ids in found.items()} == {"AF": [0, 1, 2, 5, 6], "CST": []}
+
+
+@pytest.mark.parametrize("row", ["AF\ta\t3\t0", "AF\ta\t-1\t2", "AF\ta\tx\t2", "AF\ta\t1"])
+def test_load_tract_ranges__what_is_no_range_is_refused_with_the_tract(row, tmp_path):
+    with pytest.raises(FormatError, match="tract AF goes from"):
+        load_tract_ranges(write_table(tmp_path / "t.tsv", row))
+
+
+def test_load_tract_ranges__a_table_of_something_else_is_refused(tmp_path):
+    table = write_table(tmp_path / "t.tsv", "1\tAF", header="index\tname")
+    with pytest.raises(FormatError, match=r"needs the tab-separated columns .* it has index, name"):
+        load_tract_ranges(table)
+    with pytest.raises(FormatError, match="cannot be read"):
+        load_tract_ranges(tmp_path / "missing.tsv")
+
+
+def a_probseg(path, values, affine=None):
+    image = nib.Nifti1Image(values, np.eye(4) if affine is None else affine)
+    image.header["pixdim"][4] = np.nan
+    nib.save(image, path)
+    return path
+
+
+def test_load_tract_atlas__holds_what_is_above_0_in_world_order(tmp_path):
+    values = np.zeros((2, 2, 1, 2), np.float32)
+    values[0, 1, 0, 0], values[1, 0, 0, 0], values[1, 1, 0, 1] = 0.25, 0.5, 1
+    path = a_probseg(tmp_path / "atlas-X_probseg.nii.gz", values, np.diag([-1.0, 1, 1, 1]))
+    (tmp_path / "atlas-X_probseg.txt").write_text("AF\nCST\n")
+    atlas = load_tract_atlas(path)
+    assert (atlas.name, atlas.names) == ("X", ("AF", "CST"))
+    assert np.array_equal(atlas.grid.affine[:3, :3], np.eye(3))
+    assert atlas.offsets.tolist() == [0, 2, 3]
+    assert atlas.voxels.tolist() == [0, 3, 1]
+    assert atlas.values.tolist() == [0.5, 0.25, 1]
+
+
+def test_load_tract_atlas__one_volume_needs_no_fourth_axis_and_no_names(tmp_path):
+    path = tmp_path / "one.nii"
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), path)
+    atlas = load_tract_atlas(path)
+    assert (atlas.names, atlas.offsets.tolist()) == (("1",), [0, 8])
+
+
+@pytest.mark.parametrize("wrong", [-0.5, 100, np.nan])
+def test_load_tract_atlas__what_is_no_probability_is_refused(wrong, tmp_path):
+    values = np.zeros((2, 2, 2, 3), np.float32)
+    values[0, 0, 0, 1] = wrong
+    with pytest.raises(FormatError, match="volume 2 has values from"):
+        load_tract_atlas(a_probseg(tmp_path / "a.nii.gz", values))
+
+
+def test_load_tract_atlas__names_and_volumes_must_be_as_many(tmp_path):
+    path = a_probseg(tmp_path / "a.nii.gz", np.ones((2, 2, 2, 3), np.uint8))
+    names = tmp_path / "names.txt"
+    names.write_text("AF\nCST\n")
+    with pytest.raises(FormatError, match=r"names 2 tracts, numbered 1 to 2, but .* has 3 volumes"):
+        load_tract_atlas(path, names)
+
+
+def test_load_tract_atlas__a_truncated_file_is_said(tmp_path):
+    values = np.random.default_rng(0).integers(0, 2, (9, 9, 9, 9)).astype(np.uint8)
+    path = a_probseg(tmp_path / "a.nii", values)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3000])
+    with pytest.raises(FormatError, match="truncated or damaged"):
+        load_tract_atlas(path)
+    packed = tmp_path / "b.nii.gz"
+    packed.write_bytes(gzip.compress(whole)[:-200])
+    with pytest.raises(FormatError, match="truncated or damaged"):
+        load_tract_atlas(packed)
