@@ -13,7 +13,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -26,7 +25,7 @@ from lacuna.store._claim import Claim, judge, poll_delays, set_aside
 from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, hash_file, read
 from lacuna.store._layout import META, listing, make_directory, prepare, write_file
-from lacuna.store._removal import discard, sweep
+from lacuna.store._removal import discard, remove_stage, sweep
 from lacuna.store._root import group_of
 from lacuna.store._space import explained, full_error, require_space
 from lacuna.utils.modes import set_access, share_directory
@@ -198,7 +197,7 @@ def build(request: Request, stage: str) -> Entry:
             write_file(f"{stage}/{META}", sidecar, sync=True)
             return _publish(request, stage, meta)
     except BaseException:
-        shutil.rmtree(stage, ignore_errors=True)
+        remove_stage(request.root, os.path.basename(stage))
         raise
 
 
@@ -304,7 +303,7 @@ def _publish(request: Request, stage: str, meta: dict[str, Any]) -> Entry:
         # Another was faster; or, without the stage, our first request had succeeded already.
         winner = request.read()
         if isinstance(winner, Entry):
-            shutil.rmtree(stage, ignore_errors=True)
+            remove_stage(request.root, os.path.basename(stage))
             return winner
         if isinstance(winner, Damage):
             discard(request.root, winner.directory, winner.reason)

@@ -225,14 +225,16 @@ def remove_leftover(root: str, leftover: str) -> None:
             make_directory(f"{root}/{TRASH}")
             place, name = TRASH, set_aside(root, name, holder)
         if place == CLAIMS:
-            _remove_stage(root, name)
+            remove_stage(root, name)
         elif name.endswith(".claim"):
-            for stage in temporary_names(root, STAGE, name.removesuffix("claim")):
-                _remove_stage(root, stage)
+            for stage in os.listdir(f"{root}/{STAGE}"):  # where that fails the record must stay
+                if stage.startswith(name.removesuffix("claim")):
+                    remove_stage(root, stage)
         _remove(root, place, name)
 
 
-def _remove_stage(root: str, name: str) -> None:
+def remove_stage(root: str, name: str) -> None:
+    """Remove a stage; what cannot be removed now goes to the trash, to be removed later."""
     _remove(root, STAGE, name)
     # What another member of a group hid in it only that member can remove. No record will speak
     # for it from now on, but in the trash everything is left.
