@@ -1,9 +1,11 @@
 """A child kills itself at its N-th file operation, for every N; a program, run by test_crash.
 
-usage: python -m tests.store.sweep SCENARIO DIRECTORY
+usage: python -m tests.store.sweep SCENARIO DIRECTORY [ERROR]
 
-Prints how many places to die there were. Fails with the first state that breaks the promise: an
-entry is absent or whole, whoever comes next makes or finds it, and clears up what was left.
+With the name of an error that operation fails instead; with ENOSPC or EDQUOT so does everything
+after it that needs space. Prints how many such places there were. Fails with the first state that
+breaks the promise: an entry is absent or whole, whoever comes next makes or finds it, and clears
+up what was left.
 """
 
 import errno
@@ -14,6 +16,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +30,67 @@ from tests.store.samples import (
     unused,
 )
 from tests.store.scratch import DAY_S, dead_owner, leave, owner_like, record_of
+from xxhash import xxh3_128_hexdigest as hash_of
 
-from lacuna.store import Store, make_root, plan_reap, reap_ended
+from lacuna.errors import LacunaError
+from lacuna.store import (
+    Store,
+    make_root,
+    plan_reap,
+    reap_ended,
+    record_usage,
+)
+from lacuna.store._adoption import plan_adoption
 from lacuna.store._claim import Claim
 from lacuna.store._publish import Request, build
 from lacuna.store._removal import evict, settle
 from lacuna.utils.owner import read_record
 
 KEY = key_of()
+FAILED = 3
 Scenario = Callable[[Path], None]
 OPERATIONS = (
     *("open", "read", "preadv", "write", "fsync", "close", "stat", "lstat", "fchmod", "chmod"),
     *("mkdir", "rename", "unlink", "rmdir", "listdir", "scandir", "utime"),
 )
+NEED_SPACE = ("write", "fsync", "mkdir")
 
 
-def die_at(number: int) -> None:
-    """Kill this process at its next operation but that many; half-way, if it writes."""
+def die(name: str, real: Callable[..., Any], *args: Any) -> None:
+    """Kill this process at an operation; half-way, if it writes."""
+    if name == "write":
+        real(args[0], args[1][: len(args[1]) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_with(number: int) -> Callable[..., None]:
+    def fail(name: str, real: Callable[..., Any], *args: Any) -> None:
+        if name == "close":
+            real(*args)
+        path = args[0] if isinstance(args[0], (str, Path)) else None
+        raise OSError(number, os.strerror(number), path)
+
+    return fail
+
+
+def strike_at(number: int, strike: Callable[..., None], *, lasting: bool) -> Callable[[], bool]:
+    """Strike the next operation but that many, or from there on all that need space."""
     left = number
 
     def wrap(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any, **options: Any) -> Any:
             nonlocal left
             left -= 1
-            if left == 0:
-                if name == "write":
-                    real(args[0], args[1][: len(args[1]) // 2])
-                os.kill(os.getpid(), signal.SIGKILL)
+            creates = name == "open" and args[1] & os.O_CREAT
+            if left <= 0 if lasting and (creates or name in NEED_SPACE) else left == 0:
+                strike(name, real, *args)
             return real(*args, **options)
 
         return operation
 
     for name in OPERATIONS:
         setattr(os, name, wrap(name, getattr(os, name)))
+    return lambda: left <= 0
 
 
 def write(path: Path, data: bytes) -> None:
@@ -111,6 +142,20 @@ def purged(root: Path) -> None:
 def claimed_by_the_dead(root: Path) -> None:
     Store(root).get_or_make(key_of(1), make)
     leave_claim(Store(root), KEY, dead_record())
+
+
+def claimed_by_another_host(root: Path) -> None:
+    leave_claim(Store(root), KEY, foreign_record())
+    make_old(root / ".claims")
+
+
+def build_beside(root: Path) -> None:
+    Store(root, foreign_wait_s=0).get_or_make(KEY, make, on_wait=lambda _: None)
+
+
+def make_old(place: Path) -> None:
+    for path in place.iterdir():
+        os.utime(path, (time.time() - 100,) * 2)
 
 
 def published_by_the_dead(root: Path) -> None:
@@ -185,6 +230,54 @@ def look_again(root: Path) -> None:
     assert not settle(str(root), trash)
 
 
+def used_elsewhere(root: Path) -> None:
+    unused_entries(root)
+    leave_lease(Store(root), KEY, foreign_record())
+    make_old(root / ".leases")
+
+
+def evicted(root: Path) -> None:
+    publish(root)
+    assert evict(str(root), f"{root}/{KEY.location}")
+
+
+def purged_of_marks(root: Path) -> None:
+    publish(root)
+    for place in (root, root / "tdi"):
+        (place / ".lacuna-cache").unlink()
+        (place / "CACHEDIR.TAG").unlink()
+
+
+def adopt(root: Path) -> None:
+    plan_adoption(str(root)).execute()
+
+
+def source_of(root: Path) -> Path:
+    """Return an input file that is old enough for its fingerprint to be remembered."""
+    path = root.with_name("source.trk")
+    if not path.exists():
+        path.write_bytes(b"points")
+        time.sleep(2.1)
+    return path
+
+
+def long_in_use(root: Path) -> None:
+    publish(root)
+    source_of(root)
+    record_usage()  # which clears what this process counted
+    (root / ".usage" / "runs").write_bytes(b"1700000000 1 0\n" * 5000)
+
+
+def take_notes(root: Path) -> None:
+    """Write what is small and may be lost: fingerprints, pins, and how a run went."""
+    store = Store(root)
+    entry = store.get_or_make(KEY, make)
+    store.fingerprint(source_of(root))
+    record_usage()
+    store.pin(entry)
+    store.unpin(entry)
+
+
 def use(root: Path) -> None:
     with Store(root).get_or_make(KEY, make):
         pass
@@ -222,21 +315,27 @@ SCENARIOS = {
     "rebuild": (damaged, publish),
     "rebuild-purged": (purged, publish),
     "takeover": (claimed_by_the_dead, publish),
+    "beside": (claimed_by_another_host, build_beside),
     "tidy": (published_by_the_dead, publish),
     "lose": (nothing, lose_to_another),
     "fetch": (half_fetched, receive),
     "verify": (damaged, verify),
     "clear": (three_entries, clear),
     "evict": (unused_entries, prune),
+    "evict-leased": (used_elsewhere, prune),
     "second-look": (leased_entry, look_again),
+    "bring-back": (evicted, publish),
     "lease": (unused_entries, use),
     "make-room": (unused_entries, make_room),
     "reap": (scratch, reap),
+    "adopt": (purged_of_marks, adopt),
+    "notes": (long_in_use, take_notes),
 }
 
 
-def sweep(scenario: str, directory: Path) -> int:
+def sweep(scenario: str, directory: Path, error: str = "") -> int:
     prepare, act = SCENARIOS[scenario]
+    strike = fail_with(getattr(errno, error)) if error else die
     number = 0
     while True:
         number += 1
@@ -244,33 +343,37 @@ def sweep(scenario: str, directory: Path) -> int:
         prepare(root)
         child = os.fork()
         if child == 0:
-            die_at(number)
-            act(root)
-            os._exit(0)
+            was_struck = strike_at(number, strike, lasting=error in ("ENOSPC", "EDQUOT"))
+            with suppress(*((OSError, LacunaError) if error else ())):
+                act(root)
+            os._exit(FAILED if was_struck() else 0)
         _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            assert os.WEXITSTATUS(status) == 0, f"the child failed without being killed at {number}"
+        if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != FAILED:
+            assert os.WEXITSTATUS(status) == 0, f"the child ended otherwise at {number}"
             return number - 1
         try:
-            check_scenario(root, prepare, act)
-        except AssertionError as error:
-            raise AssertionError(f"killed at operation {number}: {error}") from error
+            check_all(root, prepare, act)
+        except Exception as problem:
+            raise AssertionError(f"{error or 'killed'} at operation {number}") from problem
         shutil.rmtree(root, ignore_errors=True)
 
 
-def check_scenario(root: Path, prepare: Scenario, act: Scenario) -> None:
-    if act is receive:
-        check_partials(root)
+def check_all(root: Path, prepare: Callable[..., None], act: Callable[..., None]) -> None:
     if act is reap:
         check_reaped(root)
-    else:
-        if act in (prune, look_again, use, make_room):
-            check_evicted(root, lost_allowed=act in (prune, make_room))
-        check(root, damage_allowed=prepare in (damaged, purged))
-    if act is clear:
-        check_cleared(root)
-    if act is init:
-        init(root)
+        return
+    before = {receive: check_partials, build_beside: check_beside, adopt: adopt}
+    after = {clear: check_cleared, take_notes: check_notes, init: init}
+    if prepare is used_elsewhere:
+        assert list((root / ".leases").glob(f"{KEY.digest}.foreignaaa.0")), "a lease was lost"
+    if act in before:
+        before[act](root)
+    if act in (prune, look_again, use, make_room):
+        may_go = prepare is unused_entries and act is not use
+        check_evicted(root, lost_allowed=may_go)
+    check(root, damage_allowed=prepare in (damaged, purged))
+    if act in after:
+        after[act](root)
     if act is init or prepare is of_a_group:
         check_shared(root)
 
@@ -317,6 +420,25 @@ def fail_to_wait(text: str) -> None:
 
 def is_unsigned(path: Path) -> bool:
     return path.parent.name == ".claims" and read_record(path) is None
+
+
+def check_beside(root: Path) -> None:
+    """See that nothing was taken from another builder that may live; then let it leave."""
+    (stage,) = (root / ".stage").glob("*.foreignaaa.0")
+    assert (stage / "offsets.npy").read_bytes() == b"half"
+    shutil.rmtree(stage)
+    (root / ".claims" / KEY.digest).unlink()
+
+
+def check_notes(root: Path) -> None:
+    store = Store(root)
+    assert store.fingerprint(source_of(root)) == hash_of(b"points")
+    assert store.usage().hits <= 5001
+    entry = store.get_or_make(KEY, make)
+    store.unpin(entry)
+    assert not entry.pinned
+    store.pin(entry)
+    assert entry.pinned
 
 
 def check_cleared(root: Path) -> None:
@@ -370,4 +492,4 @@ def check_reaped(root: Path) -> None:
 
 if __name__ == "__main__":
     os.fsync = lambda _: None  # type: ignore[assignment]  # a kill loses no page cache
-    sys.stdout.write(f"{sweep(sys.argv[1], Path(sys.argv[2]))}\n")
+    sys.stdout.write(f"{sweep(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])}\n")

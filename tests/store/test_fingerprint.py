@@ -60,6 +60,22 @@ def test_fingerprint__the_same_size_and_modification_time_do_not_deceive(store, 
     assert store.fingerprint(source) != before
 
 
+def test_fingerprint__of_a_file_that_changes_while_it_is_read_is_an_error(
+    store, source, monkeypatch
+):
+    read = os.preadv
+
+    def grow(*arguments):
+        with source.open("ab") as file:
+            file.write(b"more")
+        monkeypatch.undo()
+        return read(*arguments)
+
+    monkeypatch.setattr(os, "preadv", grow)
+    with pytest.raises(InputError, match="changed while it was read"):
+        store.fingerprint(source)
+
+
 def test_memo__another_process_need_not_read_the_file(store, source):
     store.fingerprint(source)
     falsify(store)

@@ -21,7 +21,8 @@ from tests.store.samples import (
 
 from lacuna.errors import CacheDirError, CacheFullError
 from lacuna.store import Store
-from lacuna.store._prune import make_room
+from lacuna.store._entry import mark
+from lacuna.store._prune import _look_again, make_room
 from lacuna.store._removal import evict, settle, sweep
 
 EACH = 2 * len(PAYLOAD)
@@ -167,6 +168,16 @@ def test_second_look__puts_back_what_was_leased_meanwhile(store, record):
     assert not entry.path.exists()
     leave_lease(store, key_of(0), foreign_record())
     assert not settle(str(store.root), trash)
+    assert there(store) == [0]
+    assert not leftovers(store)
+
+
+def test_second_look__puts_back_what_was_used_without_a_lease_on_its_way_to_the_trash(store):
+    (entry,) = fill(store, 1)
+    status = mark(entry.directory)
+    entry.touch()
+    trash = evict(str(store.root), entry.directory)
+    assert "used since" in _look_again(str(store.root), trash, entry.digest, status)
     assert there(store) == [0]
     assert not leftovers(store)
 

@@ -99,6 +99,58 @@ def test_publish__a_large_file_is_hashed_while_it_is_synced(store, key):
     assert entry.size_bytes == len(content)
 
 
+LARGE = (1 << 23) + 1
+
+
+def make_both(directory: Path) -> None:
+    (directory / "small.npy").write_bytes(b"s")
+    (directory / "large.npy").write_bytes(bytes(LARGE))
+
+
+def spy(monkeypatch, name, seen, fail_at=""):
+    """Note what a call is given, by name; let it report a full quota for one of them."""
+    real = getattr(os, name)
+
+    def call(handle, *rest, **options):
+        given = Path(f"/proc/self/fd/{handle}" if isinstance(handle, int) else handle)
+        given = given.readlink() if isinstance(handle, int) else given
+        real(handle, *rest, **options)
+        seen.append((name, given.name))
+        if given.name == fail_at and ".stage" in given.parts:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(os, name, call)
+
+
+def test_publish__all_is_on_the_disk_before_the_rename_and_the_name_after_it(
+    store, key, monkeypatch
+):
+    seen: list[tuple[str, str]] = []
+    spy(monkeypatch, "fsync", seen)
+    spy(monkeypatch, "rename", seen)
+    store.get_or_make(key, make_both)
+    (at,) = (number for number, (call, _) in enumerate(seen) if call == "rename")
+    assert {name for _, name in seen[:at]} == {"small.npy", "large.npy", "meta.json"}
+    assert seen[at + 1 :] == [("fsync", key.digest[:2])]
+
+
+@pytest.mark.parametrize("call", ["fsync", "close"])
+@pytest.mark.parametrize("name", ["small.npy", "large.npy", "meta.json"])
+def test_full_disk__that_is_noticed_late_for_any_file_is_not_overlooked(
+    store, key, monkeypatch, call, name
+):
+    with monkeypatch.context() as patched:
+
+        def make(directory: Path) -> None:
+            make_both(directory)
+            spy(patched, call, [], fail_at=name)
+
+        with pytest.raises(CacheFullError):
+            store.get_or_make(key, make)
+    assert store.find(key) is None
+    assert not leftovers(store)
+
+
 def test_publish__the_first_writer_wins_and_the_loser_uses_its_entry(store, key):
     def slow(directory: Path) -> None:
         (directory / "a").write_text("loser")
@@ -253,7 +305,7 @@ def test_publish__other_keys_do_not_wait(store):
 def test_publish__what_somebody_removed_before_the_rename_is_an_error(
     store, key, make, monkeypatch
 ):
-    def lose(stage: str, _: str) -> None:
+    def lose(stage: str, _: str, **__: int) -> None:
         shutil.rmtree(stage, ignore_errors=True)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), stage)
 

@@ -314,6 +314,21 @@ def test_reap__what_was_modified_after_the_plan_stays(base):
     assert (path / "work" / "new.nii").exists()
 
 
+def test_reap__what_is_modified_while_it_is_set_aside_comes_back(base, monkeypatch):
+    path = leave(base, dead_owner(), lifetime="c", age_s=OLD_S)
+    plan, rename = plan_reap(base), os.rename
+
+    def be_late(*names, **options):
+        monkeypatch.undo()
+        (path / "work" / "new.nii").touch()
+        rename(*names, **options)
+
+    monkeypatch.setattr(os, "rename", be_late)
+    done = plan.execute()
+    assert "modified just now" in done.failed[0].reason
+    assert (path / "work" / "new.nii").exists()
+
+
 def test_reap__an_owner_that_turns_out_to_live_keeps_its_scratch(base):
     path = leave(base, owner := dead_owner())
     plan = plan_reap(base)
