@@ -47,7 +47,7 @@ class LesionOutputs:
     space
         Space of the results.
     resolution
-        Value of ``res``: the report grid, as `resolution_label` names it.
+        Value of ``res``: the report grid, as `resolution_label` names it; empty without one.
     """
 
     lesion: LesionFile
@@ -62,15 +62,18 @@ class LesionOutputs:
         parts = [f"{key}-{entities[key]}" for key in ("sub", "ses") if key in entities]
         return self.output_dir.joinpath(*parts, "dwi")
 
-    def path(self, desc: str, suffix: str, extension: str) -> Path:
+    def path(self, desc: str, suffix: str, extension: str, *, seg: str = "") -> Path:
         """Return the path of a result.
 
         Parameters
         ----------
         desc, suffix, extension
             As in ``disconnection``, ``map``, ``.nii.gz``; suffix and extension from `SUFFIXES`.
+        seg
+            Name of the atlas that it is about, if any.
         """
-        return self._path({"res": self.resolution, "desc": desc}, suffix, extension)
+        own = {"seg": seg, "res": self.resolution, "desc": desc}
+        return self._path({key: value for key, value in own.items() if value}, suffix, extension)
 
     def lesion_path(self, extension: str = ".nii.gz") -> Path:
         """Return the path of the lesion as it was used, on its own grid."""

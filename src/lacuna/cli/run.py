@@ -135,7 +135,7 @@ class Finished(NamedTuple):
         Time for the index, and for everything after it.
     """
 
-    plan: "BatchPlan"
+    plan: "BatchPlan[RunRecord]"
     opened: "OpenedIndex"
     outcomes: "tuple[Outcome, ...]"
     index_seconds: float
@@ -190,7 +190,7 @@ class _Prepared(NamedTuple):
     """Everything that was read and checked before the index is opened."""
 
     store: "Store"
-    plan: "BatchPlan"
+    plan: "BatchPlan[RunRecord]"
     template: "Background | None"
     weights: "FloatArray | None"
 

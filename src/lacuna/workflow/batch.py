@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
@@ -45,6 +45,9 @@ from lacuna.workflow.record import RunRecord, nifti_code, sidecars, summarise, s
 
 logger = logging.getLogger(__name__)
 
+Done = tuple[dict[str, Any], tuple[str, ...]]
+"""Summary of a lesion's results by column, and warnings."""
+
 Draw = Callable[[Disconnection, Lesion, str], bytes]
 """Makes the PNG of a result; the text is the lesion's name for people."""
 
@@ -71,8 +74,22 @@ class Choices:
     strict: bool = False
 
 
+class Shared(Protocol):
+    """What the results of a run have in common."""
+
+    @property
+    def threads(self) -> int:
+        """Lesions at once."""
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what results must have in common to be compared, as JSON values."""
+
+
+Record = TypeVar("Record", bound=Shared)
+
+
 @dataclass(frozen=True, eq=False)
-class BatchPlan:
+class BatchPlan(Generic[Record]):
     """What will be done, before anything is.
 
     Parameters
@@ -87,13 +104,16 @@ class BatchPlan:
         Lesions that will not be tried, each with the reason.
     choices
         Options.
+    main_result
+        What is shown of each lesion's results: arguments of `LesionOutputs.path`.
     """
 
-    record: RunRecord
+    record: Record
     listing: LesionListing
     outputs: tuple[LesionOutputs, ...]
     refused: Mapping[Path, LacunaError]
     choices: Choices
+    main_result: tuple[str, str, str] = ("disconnection", "map", ".nii.gz")
 
     @property
     def output_dir(self) -> Path:
@@ -107,7 +127,7 @@ class BatchPlan:
         lines = [f"{self.listing.root} ({self.listing.kind}): {counts}"]
         for outputs in self.outputs:
             path = outputs.lesion.path
-            place = outputs.path("disconnection", "map", ".nii.gz").relative_to(self.output_dir)
+            place = outputs.path(*self.main_result).relative_to(self.output_dir)
             fate = "refused" if path in self.refused else str(place)
             lines.append(f"  {_inside(path, self.listing.root)} → {fate}")
         reasons = defaultdict(list)
@@ -145,9 +165,14 @@ class Outcome:
 
 
 def screen(
-    listing: LesionListing, tractogram: StatedSpace, choices: Choices, *, tractogram_name: str
+    listing: LesionListing,
+    tractogram: StatedSpace,
+    choices: Choices,
+    *,
+    tractogram_name: str,
+    what: str = "tractogram",
 ) -> dict[Path, LacunaError]:
-    """Return the lesions that are not in the tractogram's space, each with the reason.
+    """Return the lesions that are not in the space of the tractogram or atlas, and why.
 
     Looks at names and sidecars only, so that it can come before the tractogram is read.
 
@@ -164,6 +189,7 @@ def screen(
                 tractogram,
                 lesion_name=lesion.path.name,
                 tractogram_name=tractogram_name,
+                what=what,
             )
         except LacunaError as error:
             refused[lesion.path] = error
@@ -180,7 +206,7 @@ def plan_batch(
     output_dir: Path,
     record: RunRecord,
     choices: Choices | None = None,
-) -> BatchPlan:
+) -> BatchPlan[RunRecord]:
     """Decide what to do with each lesion; nothing is written.
 
     Raises
@@ -204,7 +230,7 @@ def plan_batch(
 
 
 def execute(
-    plan: BatchPlan,
+    plan: BatchPlan[RunRecord],
     index: Index,
     *,
     weighting: Weighting | None = None,
@@ -231,8 +257,6 @@ def execute(
     tuple of Outcome
         In the order of the lesions.
     """
-    root = open_output(plan.output_dir, plan.record.parameters(), sources=[plan.listing.input_path])
-    logger.info("writing to %s", root)
     _check_coverage(index, plan.record.min_tdi)
     # matplotlib makes no promise about threads, so that one figure is drawn at a time.
     drawing = threading.Lock()
@@ -242,13 +266,44 @@ def execute(
         with drawing:
             return draw(result, lesion, name)
 
+    def work(outputs: LesionOutputs) -> Done:
+        return _run_lesion(plan, index, outputs, weighting, draw_alone if draw else None)
+
+    return work_through(plan, work, on_outcome=on_outcome)
+
+
+def work_through(
+    plan: BatchPlan[Any],
+    work: Callable[[LesionOutputs], Done],
+    *,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> tuple[Outcome, ...]:
+    """Do one thing with every lesion of a plan, and report those with which it failed.
+
+    Parameters
+    ----------
+    plan
+        Lesions that it refuses fail with its reason.
+    work
+        Writes the results of a lesion; returns its summary and warnings.
+    on_outcome
+        As in `execute`.
+
+    Returns
+    -------
+    tuple of Outcome
+        In the order of the lesions.
+    """
+    root = open_output(plan.output_dir, plan.record.parameters(), sources=[plan.listing.input_path])
+    logger.info("writing to %s", root)
+
     def attempt(outputs: LesionOutputs) -> Outcome:
         start = time.perf_counter()
         try:
             refusal = plan.refused.get(outputs.lesion.path)
             if refusal is not None:
                 raise refusal
-            done = _run_lesion(plan, index, outputs, weighting, draw_alone if draw else None)
+            done = work(outputs)
         except Exception as error:
             # Whatever it is, it must not cost the other lesions their results.
             logger.debug("%s failed", outputs.lesion.path, exc_info=True)
@@ -275,12 +330,12 @@ def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
 
 
 def _run_lesion(
-    plan: BatchPlan,
+    plan: BatchPlan[RunRecord],
     index: Index,
     outputs: LesionOutputs,
     weighting: Weighting | None,
     draw: Draw | None,
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+) -> Done:
     choices, record = plan.choices, plan.record
     table = outputs.path("summary", "stats", ".tsv")
     # An earlier run's table would vouch for files that this run fails to write.

@@ -158,10 +158,10 @@ def tractogram_space(
     *,
     default_space: StatedSpace | None = None,
 ) -> StatedSpace | None:
-    """Return the space of a tractogram and where it was stated, if anywhere.
+    """Return the space of a tractogram or atlas and where it was stated, if anywhere.
 
     It is stated by an option, by ``x.json`` beside ``x.trk`` (``Space`` or ``SpatialReference``)
-    or ``space-`` in its name, or by default.
+    or ``space-`` or ``tpl-`` in its name, or by default.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def tractogram_space(
     path = Path(path)
     sidecar = path.with_name(file_stem(path) + ".json")
     said = space_in_sidecar(read_sidecar(sidecar), sidecar.name) if sidecar.is_file() else None
-    entity = re.search(r"(?:^|_)space-([A-Za-z0-9]+)", file_stem(path))
+    entity = re.search(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9]+)", file_stem(path))
     named = StatedSpace(entity.group(1), f"the name of {path.name}") if entity else None
     if said and named:
         decide_space(said, named, None)  # refuses two that differ
@@ -191,8 +191,18 @@ def check_spaces(
     *,
     lesion_name: str = "the lesion",
     tractogram_name: str = "the tractogram",
+    what: str = "tractogram",
 ) -> str:
-    """Return the space that a lesion and a tractogram share.
+    """Return the space that a lesion shares with a tractogram, or with an atlas.
+
+    Parameters
+    ----------
+    lesion_space, tractogram_space
+        As they are stated, if they are.
+    lesion_name, tractogram_name
+        Whose they are, for messages.
+    what
+        What the other one is: ``tractogram`` or ``atlas``.
 
     Raises
     ------
@@ -200,17 +210,16 @@ def check_spaces(
         If one is not stated, or they differ.
     """
     lesion = require_space(lesion_space, lesion_name, "--space", "the mask")
-    tractogram = require_space(
-        tractogram_space, tractogram_name, "--tractogram-space", "the tractogram"
-    )
+    tractogram = require_space(tractogram_space, tractogram_name, f"--{what}-space", f"the {what}")
     ours, theirs = resolve_space(lesion.name), resolve_space(tractogram.name)
     if ours == theirs:
         return ours
     raise SpaceError(
         f"{lesion_name} is in {ours} ({lesion.source}), {tractogram_name} in {theirs} "
         f"({tractogram.source}): they differ by millimetres or more. Bring the mask into {theirs} "
-        f"by normalising it, or take a tractogram in {ours}; transforms come in a later version. "
-        "If a space is stated wrongly, correct it there, or give --space or --tractogram-space."
+        f"by normalising it, or take another {what}, in {ours}; transforms come in a later "
+        "version. If a space is stated wrongly, correct it there, or give --space or "
+        f"--{what}-space."
     )
 
 
