@@ -9,6 +9,7 @@ alike; times are medians. README.md in this folder says what is compared with wh
 import argparse
 import collections
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -64,6 +65,8 @@ def main() -> None:
         ):
             row(directory, options.rounds)
         large_row(directory, options.large_mib)
+        lease_row(directory, options.rounds)
+        eviction_row(directory)
         system_calls_row(directory)
         cache.configure_cache()
 
@@ -322,6 +325,55 @@ def large_row(directory: Path, mib: int) -> None:
     found = medians({"publish": ours, "raw write + fsync": raw_write}, 5)
     share = found["raw write + fsync"] / found["publish"]
     show(f"durable publish, {mib} MiB: {share:.0%} of raw", found, "≥ 90 % of raw bandwidth")
+
+
+def lease_row(directory: Path, rounds: int) -> None:
+    """Time saying that an entry is in use, and that it is no longer."""
+    store = Store(directory / "lease")
+    entry = store.get_or_make(Key("map"), make_files(1))
+    path = directory / "record.json"
+
+    def ours() -> None:
+        with entry:
+            pass
+
+    def raw() -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(handle, PAYLOAD[:250])
+        os.close(handle)
+        path.unlink()
+
+    found = medians({"lease": ours, "raw create, write, unlink": raw}, rounds)
+    show("lease of an entry, taken and ended", found, "none", "raw create, write, unlink")
+
+
+def eviction_row(directory: Path) -> None:
+    """Time deciding what has to go among 10 000 entries."""
+    store = Store(directory / "many", max_size=5_000_000)
+    first = store.get_or_make(Key("map"), make_files(1))
+    sidecars = []
+    for number in range(10_000):
+        digest = hashlib.sha256(str(number).encode()).hexdigest()
+        place = first.path.parent.parent / digest[:2] / digest
+        place.mkdir(parents=True)
+        (place / "part0.npy").write_bytes(PAYLOAD)
+        sidecar = place / "meta.json"
+        sidecar.write_text(json.dumps({**first.meta, "digest": digest}))
+        os.utime(sidecar, (number, number))
+        sidecars.append(str(sidecar))
+
+    def raw() -> None:
+        for path in sidecars:
+            handle = os.open(path, os.O_RDONLY)
+            text = os.read(handle, 1 << 16)
+            os.close(handle)
+            json.loads(text)
+            os.lstat(path)
+
+    found = medians({"plan": store.plan_prune, "raw: read and stat each": raw}, 7)
+    plan = store.plan_prune()
+    what = f"eviction plan, {len(plan.removals)} of 10 000 entries go"
+    show(what, found, "≤ 0.5 s", "raw: read and stat each")
 
 
 def system_calls_row(directory: Path) -> None:
