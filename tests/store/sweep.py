@@ -9,6 +9,7 @@ up what was left.
 """
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -16,7 +17,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,7 @@ from lacuna.utils.owner import read_record
 
 KEY = key_of()
 FAILED = 3
+AT_ONCE = 6
 Scenario = Callable[[Path], None]
 OPERATIONS = (
     *("open", "read", "preadv", "write", "fsync", "close", "stat", "lstat", "fchmod", "chmod"),
@@ -334,11 +338,22 @@ SCENARIOS = {
 
 
 def sweep(scenario: str, directory: Path, error: str = "") -> int:
+    """Strike at every operation; most of the time is spent waiting for what nobody signed."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(AT_ONCE, get_context("fork")) as pool:
+        shares = [
+            pool.submit(sweep_share, scenario, directory, error, first)
+            for first in range(1, AT_ONCE + 1)
+        ]
+        return sum(share.result() for share in shares)
+
+
+def sweep_share(scenario: str, directory: Path, error: str, first: int) -> int:
+    """Strike at every AT_ONCE-th operation from the first one on; return at how many."""
     prepare, act = SCENARIOS[scenario]
     strike = fail_with(getattr(errno, error)) if error else die
-    number = 0
-    while True:
-        number += 1
+    for n_struck in itertools.count():
+        number = first + n_struck * AT_ONCE
         root = directory / str(number)
         prepare(root)
         child = os.fork()
@@ -350,12 +365,13 @@ def sweep(scenario: str, directory: Path, error: str = "") -> int:
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != FAILED:
             assert os.WEXITSTATUS(status) == 0, f"the child ended otherwise at {number}"
-            return number - 1
+            return n_struck
         try:
             check_all(root, prepare, act)
         except Exception as problem:
             raise AssertionError(f"{error or 'killed'} at operation {number}") from problem
         shutil.rmtree(root, ignore_errors=True)
+    raise AssertionError("counting has no end")
 
 
 def check_all(root: Path, prepare: Callable[..., None], act: Callable[..., None]) -> None:
