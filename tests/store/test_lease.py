@@ -18,7 +18,6 @@ from lacuna.store._lease import holders
 from lacuna.store._removal import evict
 from lacuna.utils.owner import current_owner
 
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
