@@ -227,6 +227,24 @@ def test_unreadable_record__for_the_moment_tells_nothing(store, key, monkeypatch
     assert judge(str(store.root), key.digest).state == "dead"
 
 
+def test_claim__that_could_not_be_removed_does_not_make_its_own_process_wait(
+    store, key, make, monkeypatch
+):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    def give_up(_: Path) -> None:
+        monkeypatch.setattr(os, "unlink", fail)
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        store.get_or_make(key, give_up)
+    monkeypatch.undo()
+    assert (store.root / ".claims" / key.digest).exists()
+    store.get_or_make(key, make, on_wait=pytest.fail)
+    assert not leftovers(store)
+
+
 def test_waiting__is_said_in_the_log_where_nobody_listens(tmp_path, key, make, caplog):
     store = Store(tmp_path / "cache", foreign_wait_s=0.1)
     leave_claim(store, key, foreign_record())

@@ -25,6 +25,7 @@ _FIRST_POLL_S = 0.02
 _LONGEST_POLL_S = 5.0
 _GROWTH = 1.4
 _UNSIGNED_S = 5.0
+_left: set[tuple[int, int]] = set()  # whoever made them lives, and would wait for itself for ever
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,18 @@ class Claim:
 
     def release(self) -> None:
         """Remove the record; another's claim in our place is left alone."""
-        with suppress(OSError):
-            if self._held is not None and self._is_own(*self._held):
-                os.unlink(self._held[0])
-        self._held = None
+        held, self._held = self._held, None
+        for _ in range(2):
+            try:
+                if held is not None and self._is_own(*held):
+                    os.unlink(held[0])
+            except FileNotFoundError:
+                return
+            except OSError:
+                continue
+            return
+        if held is not None:
+            _left.add(held[1])
 
     def remove_stage(self) -> None:
         """Remove a stage that was kept, and its record; a forked child leaves both alone."""
@@ -141,6 +150,8 @@ def judge(root: str, name: str, place: str = CLAIMS) -> Holder | None:
     except FileNotFoundError:
         return None
     identity, is_unsigned = _identity(status), status.st_size == 0
+    if identity in _left:
+        return Holder(identity, None, "dead", "this process could not remove it")
     record = None
     with suppress(OSError):
         record = read_record(path, surely=True)
