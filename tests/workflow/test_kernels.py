@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lacuna.tractogram._kernels import build, mrtrix, query, segment
+from lacuna.tractogram._kernels import build, ends, graph, mrtrix, query, segment
 from lacuna.workflow import kernels
 from lacuna.workflow.kernels import private_directory
 
@@ -89,7 +89,7 @@ def test_keep_kernels__with_compilation_disabled_nothing_is_kept(root):
 
 
 def test_keep_kernels__covers_every_module_of_kernels():
-    assert set(kernels.MODULES) == {build, mrtrix, query, segment}
+    assert set(kernels.MODULES) == {build, ends, graph, mrtrix, query, segment}
     files = {path.stem for path in (Path(build.__file__).parent).glob("*.py")}
     assert files == {module.__name__.rpartition(".")[2] for module in kernels.MODULES} | {
         "__init__"

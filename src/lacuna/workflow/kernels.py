@@ -21,10 +21,10 @@ from typing import Any
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
 
-from lacuna.tractogram._kernels import build, mrtrix, query, segment
+from lacuna.tractogram._kernels import build, ends, graph, mrtrix, query, segment
 from lacuna.utils.cache import get_cache_dir
 
-MODULES = (segment, mrtrix, build, query)
+MODULES = (segment, mrtrix, build, query, ends, graph)
 
 BASELINE = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
 """What makes numba compile for every processor of an architecture: set before it starts."""

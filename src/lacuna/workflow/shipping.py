@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from lacuna.analysis.connectome import Connectome, disconnect_parcels
 from lacuna.analysis.structural import Weighting, disconnect_voxels
 from lacuna.assets.bundled import DEMO, TRACTOGRAM
 from lacuna.errors import CacheDirError
 from lacuna.formats import open_tractogram
 from lacuna.geometry.grid import Grid
+from lacuna.geometry.parcellation import Parcellation
 from lacuna.geometry.streamlines import Streamlines
 from lacuna.tractogram import index as building
+from lacuna.tractogram.ends import assign_ends
 from lacuna.tractogram.query import Index
 from lacuna.tractogram.rules import CODES
 from lacuna.workflow.kernels import SHIPPED, keep_in, private_directory
@@ -73,6 +76,9 @@ def use_kernels(streamlines: Streamlines, rule: str, work: Path) -> None:
         mask[tuple(slice(n // 4, n // 2) for n in where.shape)] = True
         found = disconnect_voxels(index, mask, where, weighting=weighting)
         index.ratio_volume(found.cut_counts)
+    atlas = Parcellation("a", mask.astype(np.int32), where, np.array([1], np.int32), ("1",))
+    connectome = Connectome.of(assign_ends(parts.ends, atlas), atlas.n_parcels)
+    disconnect_parcels(connectome, found.cut_ids).indirect  # noqa: B018 # for what it compiles
 
 
 def ship(directory: Path) -> int:
