@@ -25,13 +25,14 @@ def test_disconnect_tracts__counts_the_streamlines_of_each():
     assert np.isnan(found.shares[3])
 
 
-def test_disconnect_tracts__with_weights_is_a_share_of_weight():
+def test_disconnect_tracts__with_weights_there_is_a_share_of_weight_too():
     weights = np.arange(10) / 2
     found = disconnect_tracts(TRACTS, np.array([0, 1, 5]), 10, weights)
     assert found.weights.tolist() == [5, 22.5, 4.5, 0]
     assert found.cut_weights.tolist() == [0.5, 3, 0, 0]
     assert found.n_cut.tolist() == [2, 3, 1, 0]
-    assert found.shares[:3] == pytest.approx([0.1, 3 / 22.5, 0])
+    assert found.shares[:3].tolist() == [0.4, 0.3, 0.5]
+    assert found.weighted_shares[:3] == pytest.approx([0.1, 3 / 22.5, 0])
 
 
 def test_disconnect_tracts__a_tract_of_another_tractogram_is_refused():

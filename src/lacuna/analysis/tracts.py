@@ -5,6 +5,7 @@ As in the Lesion Quantification Toolkit (doi:10.1016/j.nicl.2021.102639).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,13 @@ class TractDisconnection:
 
     @property
     def shares(self) -> NDArray[np.float64]:
+        """Share of each tract's streamlines that are cut, (n_tracts,); not-a-number without any."""
+        return _ratio(self.n_cut, self.n_streamlines)
+
+    @property
+    def weighted_shares(self) -> NDArray[np.float64]:
         """Share of each tract's weight that is cut, (n_tracts,); not-a-number where it is 0."""
-        shares = np.full(len(self.names), np.nan)
-        np.divide(self.cut_weights, self.weights, out=shares, where=self.weights > 0)
-        return shares
+        return _ratio(self.cut_weights, self.weights)
 
 
 def disconnect_tracts(
@@ -107,3 +111,9 @@ def disconnect_tract_files(
     n_cut = np.array([len(index.cut(lesion)) for index in indexes.values()], np.int64)
     n = np.array([index.n_streamlines for index in indexes.values()], np.int64)
     return TractDisconnection(tuple(indexes), n, n_cut, n.astype("f8"), n_cut.astype("f8"))
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    ratio = np.full(len(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio

@@ -286,14 +286,14 @@ def _describe(
     parameters: Mapping[str, object], sources: Sequence[str | os.PathLike[str]]
 ) -> dict[str, object]:
     return {
-        "Name": "Structural disconnection by lesions",
+        "Name": "What lesions damage and disconnect",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [
             {
                 "Name": _GENERATOR,
                 "Version": version("lacuna-lnm"),
-                "Description": "What each lesion disconnects in a normative tractogram",
+                "Description": "What each lesion damages, or cuts of a normative tractogram",
                 "Parameters": dict(parameters),
             }
         ],

@@ -1,4 +1,4 @@
-"""``lacuna run snm``: what each lesion of a dataset, a folder or a file disconnects."""
+"""``lacuna run``: what each lesion of a dataset, a folder or a file disconnects."""
 
 import argparse
 import re
@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lacuna.cli.options import add_threads, common_options, positive
+from lacuna.cli.damage import add_damage
+from lacuna.cli.lesions import add_care, add_choice, add_input, conclude, print_rows, say
+from lacuna.cli.options import common_options, positive
 from lacuna.cli.tractogram import (
     add_index_options,
     find_space,
@@ -19,7 +21,7 @@ from lacuna.cli.tractogram import (
     setting_as_space,
     show_progress,
 )
-from lacuna.errors import LacunaError, SpaceError
+from lacuna.errors import SpaceError
 
 if TYPE_CHECKING:
     from lacuna.analysis.structural import Disconnection
@@ -47,7 +49,7 @@ COLUMNS = ("lesion", "volume_mm3", "side", "n_cut", "cut_fraction", "disconnecte
 
 def add_parser(subparsers: Any) -> None:
     """Add ``lacuna run`` and its analyses."""
-    parser = subparsers.add_parser("run", help="run an analysis: `run snm`")
+    parser = subparsers.add_parser("run", help="run an analysis: snm, damage")
     analyses = parser.add_subparsers(metavar="ANALYSIS", required=True, title="analyses")
     snm = analyses.add_parser(
         "snm",
@@ -60,34 +62,16 @@ def add_parser(subparsers: Any) -> None:
     )
     _add_arguments(snm)
     snm.set_defaults(analysis=_run_snm)
+    add_damage(analyses)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "input", type=Path, metavar="INPUT", help="BIDS dataset, folder of masks, or one mask"
-    )
-    parser.add_argument(
-        "output_dir", type=Path, metavar="OUTPUT_DIR", help="where the derivative dataset goes"
-    )
-    parser.add_argument(
-        "level",
-        nargs="?",
-        choices=["participant"],
-        metavar="participant",
-        help="the only level there is; may be left out",
-    )
+    add_input(parser)
     what = parser.add_argument_group("what is analysed")
     what.add_argument(
         "--tractogram", type=Path, metavar="T", help="a .tck, .trk or .trx, or a fetched NAME"
     )
-    what.add_argument("--space", metavar="S", help="space of the lesions, if they do not say")
-    what.add_argument(
-        "--participant-label",
-        "--participant_label",
-        nargs="+",
-        metavar="LABEL",
-        help="only these participants, with or without sub-",
-    )
+    add_choice(what)
     how = parser.add_argument_group("how")
     add_index_options(how)
     how.add_argument(
@@ -100,8 +84,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
     )
-    how.add_argument("--strict", action="store_true", help="refuse what is merely suspicious")
-    add_threads(how)
+    add_care(how)
     out = parser.add_argument_group("what is written")
     out.add_argument("--save-streamlines", choices=["tck", "trx"], help="the streamlines cut, too")
     out.add_argument("--no-figures", action="store_true", help="no PNG per lesion")
@@ -143,19 +126,7 @@ class Finished(NamedTuple):
 
 
 def _run_snm(args: argparse.Namespace) -> int:
-    from itertools import chain, repeat
-
-    from lacuna.bids.derivatives import format_value
-
-    headers = chain(["\t".join(COLUMNS) + "\n"], repeat(""))
-
-    def tell(outcome: "Outcome") -> None:
-        if outcome.error is not None:
-            _complain(outcome.outputs.lesion.path.name, outcome.error)
-            return
-        row = "\t".join(format_value(outcome.summary[column]) for column in COLUMNS)
-        print(next(headers) + row, flush=True)
-
+    tell = print_rows(COLUMNS)
     done = map_lesions(args, [Path(sys.argv[0]).name, *sys.argv[1:]], tell)
     return 0 if done is None else _conclude(args, done)
 
@@ -182,7 +153,7 @@ def map_lesions(
         None if only the plan was wanted.
     """
     ready = _prepare(args, command)
-    _say(args, str(ready.plan))
+    say(args, str(ready.plan))
     return None if args.dry_run else _execute(args, ready, tell)
 
 
@@ -269,7 +240,7 @@ def _execute(
         )
     index, index_seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
-    _say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
+    say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
     record = replace(
         record,
         n_streamlines=opened.n_streamlines,
@@ -329,25 +300,11 @@ def _figures(record: "RunRecord", template: "Background | None") -> "Draw":
     return draw
 
 
-def _complain(name: str, error: Exception) -> None:
-    kind = "" if isinstance(error, LacunaError) else f"{type(error).__name__}: "
-    print(f"lacuna: error: {name}: {kind}{error}", file=sys.stderr)
-
-
 def _conclude(args: argparse.Namespace, done: Finished) -> int:
     from lacuna.cli.cache.show import say_if_large
     from lacuna.workflow.stores import open_store
 
-    n = len(done.outcomes)
-    n_failed = sum(outcome.error is not None for outcome in done.outcomes)
-    _say(args, f"{n - n_failed} of {n} lesions done, results in {done.plan.output_dir}")
+    code = conclude(args, done.outcomes, done.plan.output_dir)
     if done.opened.built:  # only then did it grow; to look at every entry costs a file server
-        _say(args, say_if_large(open_store(args.settings).total_bytes()))
-    if n_failed:
-        print(f"lacuna: error: {n_failed} of {n} lesions failed", file=sys.stderr)
-    return 1 if n_failed else 0
-
-
-def _say(args: argparse.Namespace, text: str) -> None:
-    if text and not args.quiet:
-        print(text, file=sys.stderr)
+        say(args, say_if_large(open_store(args.settings).total_bytes()))
+    return code

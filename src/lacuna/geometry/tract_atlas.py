@@ -1,6 +1,8 @@
 """Maps of the probability that a voxel belongs to each of many tracts."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,3 +36,12 @@ class TractAtlas:
     offsets: NDArray[np.int64]
     voxels: NDArray[np.int32]
     values: NDArray[np.float32]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of values, place and names: the same for LAS, RAS and LIA copies."""
+        said = repr((self.grid.shape, np.round(self.grid.affine, 4).tolist(), self.names))
+        digest = hashlib.blake2b(said.encode(), digest_size=16)
+        for array in (self.offsets, self.voxels, self.values):
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+        return digest.hexdigest()

@@ -116,7 +116,7 @@ def load_lesion(
     image = load_mask(source)
     lesion = _measure(image, stated)
     warnings = [f"{image.name}: {note}" for note in image.notes]
-    warnings += _suspect_grid(lesion, strict=strict)
+    warnings += suspect_grid(lesion.name, lesion.grid, lesion.space, strict=strict)
     if file and file.lesion_side:
         warnings += _suspect_side(lesion, file.lesion_side)
     for warning in warnings:
@@ -348,13 +348,29 @@ def _find_voxels(mask: BoolArray) -> IntArray:
     return np.column_stack(indices[::-1] if is_fortran else indices)
 
 
-def _suspect_grid(lesion: Lesion, *, strict: bool) -> list[str]:
-    owners, space = grid_names(lesion.grid), lesion.space
+def suspect_grid(
+    name: str, grid: Grid, space: StatedSpace | None, *, strict: bool = False
+) -> list[str]:
+    """Return a warning if an image's grid is exactly that of spaces other than its own.
+
+    Parameters
+    ----------
+    name
+        What stands for the image in messages.
+    strict
+        Raise instead.
+
+    Raises
+    ------
+    SpaceError
+        If it is, and `strict`.
+    """
+    owners = grid_names(grid)
     if space is None or not owners or space.name in owners:
         return []
     message = (
-        f"{lesion.name} is stated to be in {space.name} ({space.source}), but its grid is exactly "
-        f"that of {' or '.join(owners)}. A grid proves no space: check how the mask was made."
+        f"{name} is stated to be in {space.name} ({space.source}), but its grid is exactly "
+        f"that of {' or '.join(owners)}. A grid proves no space: check how it was made."
     )
     if strict:
         raise SpaceError(message)

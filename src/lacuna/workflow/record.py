@@ -87,9 +87,7 @@ class RunRecord:
     @property
     def reference(self) -> str:
         """What BIDS' ``SpatialReference`` says of the space."""
-        if self.tractogram_space in known_spaces():
-            return self.tractogram_space
-        return self.spatial_reference or f"{self.tractogram_space}: not a standard template"
+        return space_reference(self.tractogram_space, self.spatial_reference)
 
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
@@ -167,6 +165,11 @@ def find_reference(tractogram: Path) -> str | None:
     return said if isinstance(said, str) else None
 
 
+def space_reference(space: str, said: str | None = None) -> str:
+    """Return what BIDS' ``SpatialReference`` says of a space, by its name or else as it is said."""
+    return space if space in known_spaces() else said or f"{space}: not a standard template"
+
+
 def nifti_code(space: str) -> Literal[2, 4]:
     """Return what NIfTI calls a space: 4 for the MNI152 templates, 2 for any other."""
     return 4 if space in known_spaces() and space.startswith("MNI152") else 2
@@ -195,20 +198,10 @@ def sidecars(
     """
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
     on_grid = {"Resolution": f"{sizes} mm voxels, {' × '.join(map(str, record.grid.shape))}"}
-    lesion_space = lesion.space or StatedSpace("unstated", "nobody")
     shared = {
         "Sources": [path.as_uri(), record.tractogram.absolute().as_uri()],
         "SpatialReference": record.reference,
-        "Lesion": {
-            "Path": str(path),
-            "Space": lesion_space.name,
-            "SpaceStatedBy": lesion_space.source,
-            "Grid": describe_grid(lesion.grid),
-            "Voxels": lesion.n_voxels,
-            "VolumeMm3": lesion.volume_mm3,
-            "Side": lesion.side,
-            "CentreOfMassMm": lesion.centre_of_mass_mm,
-        },
+        "Lesion": describe_lesion(lesion, path),
         "Warnings": warnings,
         "Lacuna": record.to_json(),
     }
@@ -218,12 +211,24 @@ def sidecars(
     }
 
 
-def summarise(
-    result: Disconnection, lesion: Lesion, record: RunRecord, name: str
-) -> dict[str, Any]:
-    """Return the row of the summary table, by column; none where undefined."""
+def describe_lesion(lesion: Lesion, path: Path) -> dict[str, Any]:
+    """Return what is known of a lesion, and its file, as JSON values."""
+    space = lesion.space or StatedSpace("unstated", "nobody")
+    return {
+        "Path": str(path),
+        "Space": space.name,
+        "SpaceStatedBy": space.source,
+        "Grid": describe_grid(lesion.grid),
+        "Voxels": lesion.n_voxels,
+        "VolumeMm3": lesion.volume_mm3,
+        "Side": lesion.side,
+        "CentreOfMassMm": lesion.centre_of_mass_mm,
+    }
+
+
+def summarise_lesion(lesion: Lesion, name: str) -> dict[str, Any]:
+    """Return the columns of the summary table that are about the lesion itself."""
     x, y, z = lesion.centre_of_mass_mm
-    volumes = result.disconnected_mm3
     return {
         "lesion": name,
         "volume_mm3": lesion.volume_mm3,
@@ -231,6 +236,15 @@ def summarise(
         "centre_x_mm": x,
         "centre_y_mm": y,
         "centre_z_mm": z,
+    }
+
+
+def summarise(
+    result: Disconnection, lesion: Lesion, record: RunRecord, name: str
+) -> dict[str, Any]:
+    """Return the row of the summary table, by column; none where undefined."""
+    volumes = result.disconnected_mm3
+    return summarise_lesion(lesion, name) | {
         "n_streamlines": result.n_streamlines,
         "n_cut": result.n_cut,
         "cut_fraction": result.cut_fraction,

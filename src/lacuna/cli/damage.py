@@ -1,0 +1,106 @@
+"""``lacuna run damage``: what lesions take of parcels and tracts of atlases."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from lacuna.cli.lesions import (
+    add_care,
+    add_choice,
+    add_input,
+    conclude,
+    print_rows,
+    say,
+    split_table,
+)
+from lacuna.cli.options import common_options
+from lacuna.cli.tractogram import option_as_space, setting_as_space
+from lacuna.errors import OptionError
+
+EXAMPLE = """\
+example:
+  lacuna run damage masks results --space MNI152NLin6Asym \\
+      --atlas tpl-MNI152NLin6Asym_atlas-Schaefer2018_dseg.nii.gz
+
+exit status: 0 all lesions done; 1 some failed, each with its reason on stderr; 2 wrong usage
+"""
+
+COLUMNS = ("lesion", "volume_mm3", "side", "n_regions_damaged")
+"""Columns of the summary table that stdout gets."""
+
+
+def add_damage(analyses: Any) -> None:
+    """Add ``lacuna run damage``."""
+    parser = analyses.add_parser(
+        "damage",
+        help="what share of each parcel or tract of an atlas a lesion takes; no tractogram",
+        description="Measure what share of the volume of each parcel, or each tract, of an atlas\n"
+        "is lesioned. No tractogram is needed.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common_options()],
+    )
+    add_input(parser)
+    what = parser.add_argument_group("what is analysed")
+    what.add_argument(
+        "--atlas",
+        action="append",
+        default=[],
+        metavar="FILE[:TABLE]",
+        help="label image, and its table of names if that does not lie beside it; repeatable",
+    )
+    what.add_argument(
+        "--tract-atlas",
+        action="append",
+        default=[],
+        metavar="FILE[:TABLE]",
+        help="image with a volume of probabilities for each tract; repeatable",
+    )
+    what.add_argument("--atlas-space", metavar="S", help="space of atlases that do not say")
+    add_choice(what)
+    how = parser.add_argument_group("how")
+    add_care(how)
+    out = parser.add_argument_group("what is written")
+    out.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    parser.set_defaults(analysis=run_damage)
+
+
+def run_damage(args: argparse.Namespace) -> int:
+    """Measure what each lesion takes of each atlas."""
+    from functools import partial
+
+    from lacuna.bids.dataset import find_lesions
+    from lacuna.workflow.batch import Choices, work_through
+    from lacuna.workflow.damage import DamageRecord, damage_lesion, open_atlas, plan_damage
+
+    if not args.atlas + args.tract_atlas:
+        raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
+    listing = find_lesions(args.input, args.participant_label)
+    atlases = [
+        open_atlas(
+            *split_table(text),
+            default_space=option_as_space(args, "atlas_space"),
+            has_tracts=has_tracts,
+            strict=args.strict,
+        )
+        for texts, has_tracts in ((args.atlas, False), (args.tract_atlas, True))
+        for text in texts
+    ]
+    record = DamageRecord(
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        atlases=tuple(atlases),
+        threads=args.settings.num_threads,
+    )
+    choices = Choices(
+        space=option_as_space(args, "space"),
+        default_space=setting_as_space(args, "space"),
+        strict=args.strict,
+    )
+    plan = plan_damage(listing, args.output_dir, record, choices)
+    say(args, str(plan))
+    if args.dry_run:
+        return 0
+    tell = print_rows(COLUMNS)
+    outcomes = work_through(plan, partial(damage_lesion, plan), on_outcome=tell)
+    return conclude(args, outcomes, plan.output_dir)

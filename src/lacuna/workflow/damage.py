@@ -1,0 +1,256 @@
+"""What lesions take of parcels and tracts of atlases: no tractogram is needed.
+
+Atlases are opened once, checked against each other, and asked by every lesion.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lacuna.analysis.damage import ParcelDamage, TractOverlap, parcel_damage, tract_overlap
+from lacuna.bids.dataset import LesionListing
+from lacuna.bids.derivatives import (
+    LesionOutputs,
+    check_output,
+    plan_outputs,
+    write_json,
+    write_table,
+)
+from lacuna.errors import OptionError, SpaceError
+from lacuna.formats.atlas import load_atlas
+from lacuna.formats.nifti import save_map
+from lacuna.formats.tracts import load_tract_atlas
+from lacuna.geometry.parcellation import Parcellation
+from lacuna.geometry.space import StatedSpace
+from lacuna.geometry.tract_atlas import TractAtlas
+from lacuna.workflow.batch import BatchPlan, Choices, Done, screen
+from lacuna.workflow.lesion import (
+    Lesion,
+    load_lesion,
+    require_space,
+    suspect_grid,
+    tractogram_space,
+)
+from lacuna.workflow.record import (
+    describe_lesion,
+    nifti_code,
+    space_reference,
+    summarise_lesion,
+    versions,
+    words,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedAtlas:
+    """An atlas that was read, and what is known about it.
+
+    Parameters
+    ----------
+    path
+        Its image.
+    content
+        Parcels, or probabilities of tracts.
+    space
+        Its space, and where that was stated.
+    """
+
+    path: Path
+    content: Parcellation | TractAtlas
+    space: StatedSpace
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a record says of it, as JSON values."""
+        return {
+            "Name": self.content.name,
+            "Path": str(self.path),
+            "BLAKE2b-128": self.content.fingerprint,
+            "Space": self.space.name,
+            "SpaceStatedBy": self.space.source,
+        }
+
+
+def open_atlas(
+    path: Path,
+    table: Path | None = None,
+    *,
+    default_space: StatedSpace | None = None,
+    has_tracts: bool = False,
+    strict: bool = False,
+) -> OpenedAtlas:
+    """Read an atlas and find out its space; what is odd about it is logged.
+
+    Parameters
+    ----------
+    path, table
+        Image, and its table of names if that does not lie beside it.
+    default_space
+        Its space if neither name nor sidecar says.
+    has_tracts
+        Whether it has a volume of probabilities for each tract, not labels of parcels.
+    strict
+        Refuse an image on another template's grid instead of warning.
+
+    Raises
+    ------
+    FormatError, GridError
+        If image or table cannot be used.
+    SpaceError
+        If its space is not stated, or contradicted by its grid (strict).
+    """
+    stated = tractogram_space(path, default_space=default_space)
+    stated = require_space(stated, path.name, "--atlas-space", "the atlas")
+    content = load_tract_atlas(path, table) if has_tracts else load_atlas(path, table)
+    notes = content.notes if isinstance(content, Parcellation) else ()
+    for note in (*notes, *suspect_grid(path.name, content.grid, stated, strict=strict)):
+        logger.warning("%s", note)
+    return OpenedAtlas(path, content, stated)
+
+
+@dataclass(frozen=True, eq=False)
+class DamageRecord:
+    """How the results of one run came about.
+
+    Parameters
+    ----------
+    command
+        The command line, or what stands for it.
+    atlases
+        All in one space, at least one.
+    threads
+        Lesions at once; results do not depend on it.
+
+    Raises
+    ------
+    SpaceError
+        If the atlases are in different spaces.
+    OptionError
+        If two have one name, and so would write one file.
+    """
+
+    command: Sequence[str]
+    atlases: tuple[OpenedAtlas, ...]
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        first = self.atlases[0]
+        names: dict[str, Path] = {}
+        for atlas in self.atlases:
+            if atlas.space.name != first.space.name:
+                raise SpaceError(
+                    f"{first.path.name} is in {first.space.name} ({first.space.source}), "
+                    f"{atlas.path.name} in {atlas.space.name} ({atlas.space.source}): give atlases "
+                    "of one space, that of the lesions."
+                )
+            other = names.setdefault(atlas.content.name.casefold(), atlas.path)
+            if other is not atlas.path:
+                raise OptionError(
+                    f"{other} and {atlas.path} are both called {atlas.content.name}, and would "
+                    "write one file: rename one, or run them into two folders."
+                )
+
+    @property
+    def space(self) -> StatedSpace:
+        """The space of all atlases."""
+        return self.atlases[0].space
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what results must have in common to be compared, as JSON values."""
+        atlases = {atlas.content.name: atlas.content.fingerprint for atlas in self.atlases}
+        return {"Analysis": "damage", "Space": self.space.name, "Atlases": atlases}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that is needed to repeat the run, as JSON values."""
+        return {
+            "Command": list(self.command),
+            "Analysis": "damage",
+            "Atlases": [atlas.to_json() for atlas in self.atlases],
+            "Threads": self.threads,
+            "Versions": dict(versions()),
+        }
+
+
+def plan_damage(
+    listing: LesionListing, output_dir: Path, record: DamageRecord, choices: Choices
+) -> BatchPlan[DamageRecord]:
+    """Decide what to do with each lesion; nothing is written.
+
+    Raises
+    ------
+    DatasetError
+        If two lesions would write one file, or the output folder holds results of another kind.
+    SpaceError
+        If no lesion is in the space of the atlases.
+    """
+    refused = screen(
+        listing,
+        record.space,
+        choices,
+        tractogram_name=record.atlases[0].path.name,
+        what="atlas",
+    )
+    check_output(output_dir.absolute(), record.parameters(), sources=[listing.input_path])
+    outputs = plan_outputs(listing.found, output_dir, space=record.space.name, resolution="")
+    return BatchPlan(record, listing, outputs, refused, choices, ("summary", "stats", ".tsv"))
+
+
+def damage_lesion(plan: BatchPlan[DamageRecord], outputs: LesionOutputs) -> Done:
+    """Write what one lesion takes of every atlas; return its summary and warnings."""
+    record, choices, name = plan.record, plan.choices, outputs.lesion.path.name
+    table = outputs.path("summary", "stats", ".tsv")
+    # An earlier run's table would vouch for files that this run fails to write.
+    table.unlink(missing_ok=True)
+    lesion = load_lesion(
+        outputs.lesion,
+        choices.space,
+        default_space=choices.default_space,
+        strict=choices.strict,
+    )
+    n_damaged = [write_damage(outputs, lesion, atlas.content) for atlas in record.atlases]
+    warnings = lesion.warnings
+    if not any(n_damaged):
+        warnings += (f"{lesion.name} touches no region of any atlas. Is it in native space?",)
+        logger.warning("%s", warnings[-1])
+    code = nifti_code(outputs.space)
+    save_map(outputs.lesion_path(), lesion.mask, lesion.grid, code=code)
+    sidecar = {
+        **words()["outputs"]["lesion"],
+        "Sources": [outputs.lesion.path.as_uri()],
+        "SpatialReference": space_reference(outputs.space),
+        "Lesion": describe_lesion(lesion, outputs.lesion.path),
+        "Warnings": warnings,
+        "Lacuna": record.to_json(),
+    }
+    write_json(outputs.lesion_path(".json"), sidecar)
+    # The table comes last: where it stands, everything else does.
+    summary = summarise_lesion(lesion, name)
+    columns = {key: words()["summary"][key] for key in summary} | words()["summary_of_damage"]
+    summary |= {"n_regions_damaged": sum(n_damaged), "space": outputs.space}
+    write_table(table, {key: [value] for key, value in summary.items()}, columns)
+    return summary, warnings
+
+
+def write_damage(outputs: LesionOutputs, lesion: Lesion, atlas: Parcellation | TractAtlas) -> int:
+    """Write the table of what a lesion takes of one atlas; return how many regions it touches."""
+    found: ParcelDamage | TractOverlap
+    columns: dict[str, Any]
+    if isinstance(atlas, Parcellation):
+        found = parcel_damage(lesion.mask, lesion.grid, atlas)
+        desc, is_touched = "damage", found.lesioned_mm3 > 0
+        columns = {"index": atlas.numbers, "name": atlas.names}
+    else:
+        found = tract_overlap(lesion.mask, lesion.grid, atlas)
+        desc, is_touched = "tractoverlap", found.maxima > 0
+        columns = {"name": atlas.names, "max_probability": found.maxima}
+    columns |= {
+        "volume_mm3": found.volume_mm3,
+        "lesioned_mm3": found.lesioned_mm3,
+        "damage": found.shares,
+    }
+    path = outputs.path(desc, "stats", ".tsv", seg=atlas.name)
+    write_table(path, columns, words()["tables"][desc])
+    return int(is_touched.sum())
