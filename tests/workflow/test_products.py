@@ -23,13 +23,17 @@ from lacuna.errors import CacheFullError, FormatError, OptionError
 from lacuna.formats import open_tractogram
 from lacuna.formats.trx import save_trx
 from lacuna.geometry.grid import Grid
+from lacuna.geometry.parcellation import Parcellation
 from lacuna.geometry.streamlines import Streamlines
 from lacuna.store import Store
+from lacuna.tractogram.ends import assign_ends
 from lacuna.workflow.products import (
     describe_grid,
+    ends_key,
     estimate_bytes,
     find_box,
     make_tdi,
+    open_ends,
     open_index,
 )
 
@@ -491,3 +495,44 @@ def test_find_box__holds_nothing_once_it_is_known(tck, store):
     find_box(store, tck)
     gc.collect()
     assert leased(store) == set()
+
+
+# The ends, by atlas
+
+
+def toy_atlas(name="toy", *, shift=0):
+    labels = np.arange(RAS.n_voxels).reshape(RAS.shape) // 400 * 3 + shift
+    numbers = np.unique(labels[labels > 0]).astype(np.int32)
+    return Parcellation(name, labels.astype(np.int32), RAS, numbers, tuple(map(str, numbers)))
+
+
+def test_open_ends__is_found_once_for_each_atlas_and_mapped(warm, tck):
+    opened, atlas = open_index(warm, tck, grid=RAS), toy_atlas()
+    ends = open_ends(warm, opened, atlas, threads=2)
+    np.testing.assert_array_equal(ends, assign_ends(opened.index.parts.ends, atlas))
+    assert ends.dtype == np.int16
+    assert isinstance(ends.base, np.memmap)
+    written = path_of(warm, ends_key(opened, atlas).digest).stat().st_ctime_ns
+    again = open_ends(warm, open_index(warm, tck, grid=FINE), toy_atlas("renamed"))
+    np.testing.assert_array_equal(again, ends)
+    assert path_of(warm, ends_key(opened, atlas).digest).stat().st_ctime_ns == written
+    assert ends_key(opened, toy_atlas(shift=1)).digest != ends_key(opened, atlas).digest
+
+
+def test_open_ends__nobody_deletes_them_while_they_are_in_use(tck, store):
+    opened = open_index(store, tck, grid=RAS)
+    ends = open_ends(store, opened, toy_atlas())
+    del opened
+    gc.collect()
+    assert leased(store) == {entry.digest for entry in store.entries() if entry.product == "ends"}
+    del ends
+    gc.collect()
+    assert leased(store) == set()
+
+
+def test_open_ends__a_damaged_entry_is_made_again(tck, store):
+    opened, atlas = open_index(store, tck, grid=RAS), toy_atlas()
+    expected = np.array(open_ends(store, opened, atlas))
+    gc.collect()
+    np.save(path_of(store, ends_key(opened, atlas).digest) / "ends.npy", expected[1:])
+    np.testing.assert_array_equal(open_ends(store, opened, atlas), expected)

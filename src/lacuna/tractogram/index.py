@@ -260,7 +260,7 @@ def _order(
 
 def open_streamlines(directory: Path) -> Parts:
     """Open what `build_streamlines` wrote."""
-    return Parts(**{name: _open(directory / f"{name}.npy") for name in Parts.__annotations__})
+    return Parts(**{name: open_array(directory / f"{name}.npy") for name in Parts.__annotations__})
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,7 +347,7 @@ def build_hits(
 def open_hits(directory: Path, parts: Parts) -> Hits:
     """Open what `build_hits` wrote."""
     names = ("offsets", "hits", "start_offsets", "starts")
-    return Hits(parts.lattice, *[_open(directory / f"{name}.npy") for name in names])
+    return Hits(parts.lattice, *[open_array(directory / f"{name}.npy") for name in names])
 
 
 @dataclass(frozen=True, eq=False)
@@ -443,7 +443,7 @@ def build_map(
 def open_map(directory: Path, grid: Grid, rule: str = "segment", upsample: int = 1) -> Map:
     """Open what `build_map` wrote with the same grid, rule and upsampling."""
     names = ("offsets", "visits", "voxels", "tdi")
-    return Map(grid, rule, upsample, *[_open(directory / f"{name}.npy") for name in names])
+    return Map(grid, rule, upsample, *[open_array(directory / f"{name}.npy") for name in names])
 
 
 def longest_walk(parts: Parts, grid: Grid) -> int:
@@ -476,6 +476,6 @@ def _write_zeros(file: Any, n_bytes: int) -> None:
         n_bytes -= file.write(piece[:n_bytes])
 
 
-def _open(path: Path) -> NDArray[Any]:
+def open_array(path: Path) -> NDArray[Any]:
     """Map an array that was written, read-only."""
     return _plain(np.load(path, mmap_mode="r", allow_pickle=False))

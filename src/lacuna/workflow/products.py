@@ -1,7 +1,8 @@
 """How each cached thing is made: from a tractogram to an open index.
 
-Four products, each an entry of its own: ``unpacked`` (compressed tractograms only),
-``streamlines`` and ``hits`` (once per tractogram), ``map`` (once per report grid and rule).
+Five products, each an entry of its own: ``unpacked`` (compressed tractograms only),
+``streamlines`` and ``hits`` (once per tractogram), ``map`` (once per report grid and rule),
+``ends`` (once per atlas).
 """
 
 import logging
@@ -18,9 +19,11 @@ from lacuna.errors import CacheEntryError, OptionError
 from lacuna.formats import TractogramFile, needs_unpacking, open_tractogram, unpack
 from lacuna.formats.nifti import save_map
 from lacuna.geometry.grid import FloatArray, Grid
+from lacuna.geometry.parcellation import Parcellation
 from lacuna.geometry.space import StatedSpace
 from lacuna.store import Entry, Key, Store, size_text
 from lacuna.tractogram import index as building
+from lacuna.tractogram.ends import RADIUS_MM, assign_ends
 from lacuna.tractogram.index import Hits, Map, Parts
 from lacuna.tractogram.mrtrix import upsampling_ratio
 from lacuna.tractogram.query import Index, check_weights, spread, sum_weights
@@ -145,17 +148,7 @@ class _Products:
         user
             Who uses the entry, unless it is what was read.
         """
-        for left in reversed(range(_ATTEMPTS)):
-            entry = self.get(product, make, check, **asked)
-            try:
-                with entry:
-                    opened = read(entry)
-                    entry.lease_for(opened if user is None else user)
-                    return opened
-            except CacheEntryError:
-                if not left:
-                    raise
-        raise AssertionError
+        return _leased(partial(self.get, product, make, check, **asked), read, user)
 
     def hits(self) -> Hits:
         """Return which streamlines meet which lattice cells."""
@@ -306,6 +299,58 @@ def open_index(
     )
 
 
+def ends_key(opened: OpenedIndex, parcellation: Parcellation) -> Key:
+    """Return the key of the entry that says which parcels each streamline joins."""
+    return Key(
+        "ends",
+        {"radius_mm": RADIUS_MM},
+        {"tractogram": opened.fingerprint, "atlas": parcellation.fingerprint},
+        f"{opened.file.path.name}, {parcellation.name}",
+    )
+
+
+def open_ends(
+    store: Store, opened: OpenedIndex, parcellation: Parcellation, *, threads: int = 1
+) -> NDArray[np.integer]:
+    """Open which parcels each streamline joins; find them, and keep them, if that is not known.
+
+    Parameters
+    ----------
+    store
+        Where it is kept.
+    opened
+        The index of the tractogram.
+    parcellation
+        In the space of the tractogram.
+    threads
+        Threads to find them with.
+
+    Returns
+    -------
+    (n_streamlines, 2)
+        By number in the file, as `assign_ends`; mapped, and nobody deletes it while it is in use.
+    """
+    parts = opened.index.parts
+
+    def make(directory: Path) -> None:
+        ends = assign_ends(parts.ends, parcellation, threads=threads)
+        small = np.int16 if parcellation.n_parcels <= np.iinfo(np.int16).max else np.int32
+        np.save(directory / "ends.npy", ends.astype(small))
+
+    def read(directory: Path) -> NDArray[np.integer]:
+        ends = building.open_array(directory / "ends.npy")
+        if ends.shape != (opened.n_streamlines, 2):
+            raise CacheEntryError(f"{directory} holds ends of other streamlines: {ends.shape}.")
+        return ends
+
+    key = ends_key(opened, parcellation)
+    expected_bytes = 4 * opened.n_streamlines
+    get = partial(
+        store.get_or_make, key, make, partial(_reopen, read), expected_bytes=expected_bytes
+    )
+    return _leased(get, lambda entry: read(entry.path))
+
+
 def make_tdi(
     store: Store,
     tractogram: Path,
@@ -419,6 +464,23 @@ def _median_step_mm(file: TractogramFile) -> float:
     between = offsets[1:-1] - 1
     within[between[(between >= 0) & (between < len(steps))]] = False
     return float(np.median(steps[within])) if within.any() else 0.0
+
+
+def _leased(
+    get: Callable[[], Entry], read: Callable[[Entry], Opened], user: object = None
+) -> Opened:
+    """Read an entry, and keep it for who uses it: `user`, or what was read."""
+    for left in reversed(range(_ATTEMPTS)):
+        entry = get()
+        try:
+            with entry:
+                opened = read(entry)
+                entry.lease_for(opened if user is None else user)
+                return opened
+        except CacheEntryError:
+            if not left:
+                raise
+    raise AssertionError
 
 
 def _reopen(check: Callable[[Path], Any], directory: Path) -> None:
