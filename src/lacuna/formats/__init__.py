@@ -29,6 +29,7 @@ __all__ = [
     "Spans",
     "TractogramFile",
     "check_header",
+    "is_tractogram",
     "needs_unpacking",
     "open_tractogram",
     "save_tck",
@@ -126,6 +127,11 @@ def unpack(path: str | PathLike[str], directory: str | PathLike[str]) -> Path:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise broken_gzip(path, error) from error
     return target
+
+
+def is_tractogram(path: Path) -> bool:
+    """Tell whether a file is a tractogram by its name, and no hidden one."""
+    return path.name.lower().endswith(tuple(_OPENERS)) and not path.name.startswith(".")
 
 
 def _check_suffix(path: Path) -> str:

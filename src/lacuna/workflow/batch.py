@@ -217,8 +217,7 @@ def plan_batch(
         If no lesion is in the tractogram's space.
     """
     choices = choices or Choices()
-    space = StatedSpace(record.tractogram_space, record.space_source)
-    refused = screen(listing, space, choices, tractogram_name=record.tractogram.name)
+    refused = screen(listing, record.space, choices, tractogram_name=record.tractogram.name)
     check_output(output_dir.absolute(), record.parameters(), sources=[listing.input_path])
     outputs = plan_outputs(
         listing.found,

@@ -85,6 +85,11 @@ class RunRecord:
     spatial_reference: str | None = None
 
     @property
+    def space(self) -> StatedSpace:
+        """Space of the tractogram, and so of all results."""
+        return StatedSpace(self.tractogram_space, self.space_source)
+
+    @property
     def reference(self) -> str:
         """What BIDS' ``SpatialReference`` says of the space."""
         return space_reference(self.tractogram_space, self.spatial_reference)
