@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lacuna.formats import open_tractogram as open_tractogram
     from lacuna.geometry.grid import Grid as Grid
     from lacuna.workflow.notebook import disconnect as disconnect
+    from lacuna.workflow.notebook import open_connectome as open_connectome
     from lacuna.workflow.notebook import open_index as open_index
 
     __version__: str
@@ -21,6 +22,7 @@ _HOMES = {
     "LacunaError": "lacuna.errors",
     "disconnect": "lacuna.workflow.notebook",
     "load_config": "lacuna.config",
+    "open_connectome": "lacuna.workflow.notebook",
     "open_index": "lacuna.workflow.notebook",
     "open_tractogram": "lacuna.formats",
 }

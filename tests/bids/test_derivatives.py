@@ -15,6 +15,7 @@ from lacuna.bids.derivatives import (
     open_output,
     plan_outputs,
     write_json,
+    write_matrix,
     write_table,
 )
 from lacuna.errors import DatasetError
@@ -196,6 +197,17 @@ def test_write_table__with_its_data_dictionary(tmp_path):
 def test_write_table__a_column_without_description_is_a_mistake(tmp_path):
     with pytest.raises(ValueError, match="without description"):
         write_table(tmp_path / "x.tsv", {"a": [1]}, {})
+
+
+def test_write_matrix__names_stand_at_its_rows_and_columns(tmp_path):
+    matrix = np.array([[0, 0.25], [np.nan, 1 / 3]])
+    write_matrix(tmp_path / "a_relmat.tsv", matrix, ["x", "y z"], {"Units": "1"})
+    rows = ["name\tx\ty z", "x\t0\t0.25", "y z\tn/a\t0.333333333333"]
+    assert (tmp_path / "a_relmat.tsv").read_text().splitlines() == rows
+    assert json.loads((tmp_path / "a_relmat.json").read_text()) == {"Units": "1"}
+    counts = np.array([[3, 0], [0, 12345678901234]])
+    write_matrix(tmp_path / "a_relmat.tsv", counts, ["x", "y"], {})
+    assert (tmp_path / "a_relmat.tsv").read_text().splitlines()[2] == "y\t0\t12345678901234"
 
 
 def test_write_json__numbers_of_numpy_and_what_json_lacks(tmp_path):

@@ -178,3 +178,42 @@ def test_open_index__progress_is_told(tract, tmp_path):
     )
     assert {news[0] for news in told} == {"streamlines", "hits", "map"}
     assert all(0 < done <= total == 20 for _, done, total in told)
+
+
+@pytest.fixture
+def atlas(tmp_path):
+    """Return a file with three parcels: one where all streamlines begin, two where they end."""
+    grid = parallel_tract(20)[1]
+    labels = np.zeros(grid.shape, np.int16)
+    labels[0], labels[19, :10], labels[19, 10:] = 1, 4, 6
+    write_nifti(tmp_path / "atlas.nii.gz", labels, grid)
+    (tmp_path / "atlas.txt").write_text("1 start\n4 low end\n6 high end\n")
+    return tmp_path / "atlas.nii.gz"
+
+
+def test_open_connectome__says_what_a_result_takes_from_parcels(opened, lesion, atlas, tmp_path):
+    result = lacuna.disconnect(opened, lesion[2], space=SPACE, min_tdi=1)
+    store = Store(tmp_path / "store")
+    connectome = lacuna.open_connectome(opened, atlas, space=SPACE, store=store)
+    taken = connectome.disconnect(result)
+    table = taken.tables["parcels"]
+    assert table["name"] == ("start", "low end", "high end")
+    assert table["total"].tolist() == [20, 10, 10]
+    assert table["disconnection"].tolist() == [0.35, 0.7, 0]
+    assert taken.matrices["spared"].tolist() == [[0, 3, 10], [3, 0, 0], [10, 0, 0]]
+    again = lacuna.open_connectome(opened, connectome.parcellation, store=store)
+    assert again.key == connectome.key
+    weighted = lacuna.open_connectome(
+        opened, atlas, space=SPACE, weights=np.arange(20.0), store=store
+    )
+    assert weighted.disconnect(result).tables["chaco"]["chaco"].tolist() == [21 / 190, 21 / 45, 0]
+
+
+def test_open_connectome__an_atlas_in_another_space_or_none_is_refused(opened, atlas, tmp_path):
+    store = Store(tmp_path / "store")
+    with pytest.raises(SpaceError, match="--atlas-space"):
+        lacuna.open_connectome(opened, atlas, store=store)
+    with pytest.raises(SpaceError, match=r"MNI152NLin2009cAsym .*: all must be in one space"):
+        lacuna.open_connectome(opened, atlas, space="MNI152NLin2009cAsym", store=store)
+    with pytest.raises(OptionError, match="3 weights do not fit 20"):
+        lacuna.open_connectome(opened, atlas, space=SPACE, weights=np.ones(3), store=store)

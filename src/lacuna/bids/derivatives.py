@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lacuna.bids.dataset import LesionFile, read_sidecar
 from lacuna.bids.names import build_name
@@ -228,6 +230,32 @@ def write_table(
     lines = ["\t".join(columns), *("\t".join(map(format_value, row)) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
     write_json(path.with_suffix(".json"), descriptions)
+
+
+def write_matrix(
+    path: Path, matrix: NDArray[Any], names: Sequence[str], sidecar: Mapping[str, object]
+) -> None:
+    """Write a matrix with the names of its rows in the first column, and its sidecar.
+
+    Parameters
+    ----------
+    path
+        Ends in ``.tsv``.
+    matrix : (n, n)
+        NaN becomes ``n/a``.
+    names : (n,)
+        Of rows and columns.
+    sidecar
+        What the JSON file beside it says.
+    """
+    # Many cells hold the same few numbers: each is put into words once.
+    values, places = np.unique(matrix, return_inverse=True)
+    cells = np.array([format_value(value) for value in values], object)[places]
+    heads = [format_value(name) for name in names]
+    rows = zip(heads, cells.reshape(matrix.shape).tolist(), strict=True)
+    lines = ["\t".join(["name", *heads]), *("\t".join([head, *row]) for head, row in rows)]
+    write_text(path, "\n".join(lines) + "\n")
+    write_json(path.with_suffix(".json"), sidecar)
 
 
 def format_value(value: object) -> str:

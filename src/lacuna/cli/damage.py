@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lacuna.cli.lesions import (
+    add_atlases,
     add_care,
     add_choice,
     add_input,
     conclude,
+    open_atlases,
     print_rows,
     say,
-    split_table,
 )
 from lacuna.cli.options import common_options
 from lacuna.cli.tractogram import option_as_space, setting_as_space
@@ -43,21 +44,7 @@ def add_damage(analyses: Any) -> None:
     )
     add_input(parser)
     what = parser.add_argument_group("what is analysed")
-    what.add_argument(
-        "--atlas",
-        action="append",
-        default=[],
-        metavar="FILE[:TABLE]",
-        help="label image, and its table of names if that does not lie beside it; repeatable",
-    )
-    what.add_argument(
-        "--tract-atlas",
-        action="append",
-        default=[],
-        metavar="FILE[:TABLE]",
-        help="image with a volume of probabilities for each tract; repeatable",
-    )
-    what.add_argument("--atlas-space", metavar="S", help="space of atlases that do not say")
+    add_atlases(what)
     add_choice(what)
     how = parser.add_argument_group("how")
     add_care(how)
@@ -72,24 +59,14 @@ def run_damage(args: argparse.Namespace) -> int:
 
     from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.batch import Choices, work_through
-    from lacuna.workflow.damage import DamageRecord, damage_lesion, open_atlas, plan_damage
+    from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
 
     if not args.atlas + args.tract_atlas:
         raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
     listing = find_lesions(args.input, args.participant_label)
-    atlases = [
-        open_atlas(
-            *split_table(text),
-            default_space=option_as_space(args, "atlas_space"),
-            has_tracts=has_tracts,
-            strict=args.strict,
-        )
-        for texts, has_tracts in ((args.atlas, False), (args.tract_atlas, True))
-        for text in texts
-    ]
     record = DamageRecord(
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-        atlases=tuple(atlases),
+        atlases=open_atlases(args),
         threads=args.settings.num_threads,
     )
     choices = Choices(

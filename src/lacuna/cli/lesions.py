@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacuna.cli.options import add_threads
+from lacuna.cli.tractogram import option_as_space
 from lacuna.errors import LacunaError
 
 if TYPE_CHECKING:
     from lacuna.workflow.batch import Outcome
+    from lacuna.workflow.damage import OpenedAtlas
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,41 @@ def add_choice(group: argparse._ActionsContainer) -> None:
         nargs="+",
         metavar="LABEL",
         help="only these participants, with or without sub-",
+    )
+
+
+def add_atlases(group: argparse._ActionsContainer) -> None:
+    """Add the options that say which atlases are asked."""
+    group.add_argument(
+        "--atlas",
+        action="append",
+        default=[],
+        metavar="FILE[:TABLE]",
+        help="label image, and its table of names if that does not lie beside it; repeatable",
+    )
+    group.add_argument(
+        "--tract-atlas",
+        action="append",
+        default=[],
+        metavar="FILE[:TABLE]",
+        help="image with a volume of probabilities for each tract; repeatable",
+    )
+    group.add_argument("--atlas-space", metavar="S", help="space of atlases that do not say")
+
+
+def open_atlases(args: argparse.Namespace) -> "tuple[OpenedAtlas, ...]":
+    """Return the atlases that the arguments name."""
+    from lacuna.workflow.damage import open_atlas
+
+    return tuple(
+        open_atlas(
+            *split_table(text),
+            default_space=option_as_space(args, "atlas_space"),
+            has_tracts=has_tracts,
+            strict=args.strict,
+        )
+        for texts, has_tracts in ((args.atlas, False), (args.tract_atlas, True))
+        for text in texts
     )
 
 

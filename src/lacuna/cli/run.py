@@ -9,12 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lacuna.cli.damage import add_damage
-from lacuna.cli.lesions import add_care, add_choice, add_input, conclude, print_rows, say
-from lacuna.cli.options import common_options, positive
+from lacuna.cli.lesions import (
+    add_atlases,
+    add_care,
+    add_choice,
+    add_input,
+    conclude,
+    open_atlases,
+    print_rows,
+    say,
+)
+from lacuna.cli.options import common_options, not_negative, positive
 from lacuna.cli.tractogram import (
     add_index_options,
     find_space,
     find_tractogram,
+    find_warp,
     option_as_space,
     read_weights,
     report_grid,
@@ -30,8 +40,10 @@ if TYPE_CHECKING:
     from lacuna.report.figures import Background
     from lacuna.store import Store
     from lacuna.workflow.batch import BatchPlan, Draw, Outcome
+    from lacuna.workflow.damage import OpenedAtlas
     from lacuna.workflow.lesion import Lesion
     from lacuna.workflow.products import OpenedIndex
+    from lacuna.workflow.warped import Warp
     from lacuna.workflow.record import RunRecord
 
 EXAMPLE = """\
@@ -72,6 +84,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tractogram", type=Path, metavar="T", help="a .tck, .trk or .trx, or a fetched NAME"
     )
     add_choice(what)
+    add_atlases(what)
     how = parser.add_argument_group("how")
     add_index_options(how)
     how.add_argument(
@@ -83,6 +96,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
+    )
+    how.add_argument(
+        "--min-edge",
+        type=not_negative,
+        default=0.0,
+        metavar="N",
+        help="streamlines, or summed weight, that join two parcels of an atlas for indirect "
+        "disconnection (default: any)",
     )
     add_care(how)
     out = parser.add_argument_group("what is written")
@@ -164,11 +185,15 @@ class _Prepared(NamedTuple):
     plan: "BatchPlan[RunRecord]"
     template: "Background | None"
     weights: "FloatArray | None"
+    atlases: "tuple[OpenedAtlas, ...]"
 
 
 def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
+    from dataclasses import replace
+
     from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.batch import Choices, plan_batch, screen
+    from lacuna.workflow.damage import check_atlases
     from lacuna.workflow.lesion import require_space
     from lacuna.workflow.stores import open_store
 
@@ -184,11 +209,16 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, space.name)
     weights = read_weights(args.weights) if args.weights else None
+    atlases = open_atlases(args)
+    check_atlases(atlases, space, path.name)
     store = open_store(args.settings)
-    record = _describe_run(args, command, store, path, space)
-    return _Prepared(
-        store, plan_batch(listing, args.output_dir, record, choices), template, weights
+    record = replace(
+        _describe_run(args, command, store, path, space),
+        atlases=tuple(atlas.to_json() for atlas in atlases),
+        min_edge=args.min_edge,
     )
+    plan = plan_batch(listing, args.output_dir, record, choices)
+    return _Prepared(store, plan, template, weights, atlases)
 
 
 def _describe_run(
@@ -225,6 +255,7 @@ def _execute(
 
     from lacuna.analysis.structural import Weighting
     from lacuna.workflow.batch import execute
+    from lacuna.workflow.measures import open_measures
     from lacuna.workflow.products import open_index
 
     record, start = ready.plan.record, time.perf_counter()
@@ -241,18 +272,28 @@ def _execute(
     index, index_seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
     say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
+    weighting = None if ready.weights is None else Weighting.of(index, ready.weights)
+    measures = open_measures(
+        ready.store,
+        opened,
+        ready.atlases,
+        weights=None if weighting is None else weighting.weights,
+        min_edge=record.min_edge,
+        threads=record.threads,
+    )
     record = replace(
         record,
         n_streamlines=opened.n_streamlines,
         step_size_mm=opened.file.step_size_mm,
         pieces_per_step=index.map.upsample,
-        cache_keys=opened.keys,
+        cache_keys={**opened.keys, **measures.keys},
     )
     plan, start = replace(ready.plan, record=record), time.perf_counter()
     outcomes = execute(
         plan,
         index,
-        weighting=None if ready.weights is None else Weighting.of(index, ready.weights),
+        weighting=weighting,
+        measure=measures.write if ready.atlases else None,
         draw=None if args.no_figures else _figures(record, ready.template),
         on_outcome=tell,
     )

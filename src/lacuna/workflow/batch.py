@@ -51,6 +51,12 @@ Done = tuple[dict[str, Any], tuple[str, ...]]
 Draw = Callable[[Disconnection, Lesion, str], bytes]
 """Makes the PNG of a result; the text is the lesion's name for people."""
 
+Measure = Callable[
+    [Disconnection, Lesion, LesionOutputs, Mapping[str, Any]],
+    Mapping[str, tuple[Any, Mapping[str, Any]]],
+]
+"""Writes what is asked beyond the maps, given sidecars; returns further columns of the summary."""
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -233,6 +239,7 @@ def execute(
     index: Index,
     *,
     weighting: Weighting | None = None,
+    measure: Measure | None = None,
     draw: Draw | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> tuple[Outcome, ...]:
@@ -246,6 +253,8 @@ def execute(
         The tractogram's, with the plan's report grid and rule.
     weighting
         Streamline weights.
+    measure
+        Writes what is asked beyond the maps.
     draw
         Makes the figures; none are written without it.
     on_outcome
@@ -266,7 +275,7 @@ def execute(
             return draw(result, lesion, name)
 
     def work(outputs: LesionOutputs) -> Done:
-        return _run_lesion(plan, index, outputs, weighting, draw_alone if draw else None)
+        return _run_lesion(plan, index, outputs, weighting, measure, draw_alone if draw else None)
 
     return work_through(plan, work, on_outcome=on_outcome)
 
@@ -333,6 +342,7 @@ def _run_lesion(
     index: Index,
     outputs: LesionOutputs,
     weighting: Weighting | None,
+    measure: Measure | None,
     draw: Draw | None,
 ) -> Done:
     choices, record = plan.choices, plan.record
@@ -359,10 +369,12 @@ def _run_lesion(
         png = draw(result, lesion, outputs.lesion.path.name)
         with replacing(outputs.path("disconnection", "map", ".png")) as stream:
             stream.write(png)
+    further = measure(result, lesion, outputs, said) if measure else {}
     # The table comes last: where it stands, everything else does.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
-    columns = {name: [value] for name, value in summary.items()}
-    write_table(table, columns, summary_columns())
+    summary |= {name: value for name, (value, _) in further.items()}
+    described = summary_columns() | {name: text for name, (_, text) in further.items()}
+    write_table(table, {name: [value] for name, value in summary.items()}, described)
     return summary, warnings
 
 

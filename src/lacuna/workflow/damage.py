@@ -111,6 +111,40 @@ def open_atlas(
     return OpenedAtlas(path, content, stated)
 
 
+def check_atlases(atlases: Sequence[OpenedAtlas], space: StatedSpace, name: str) -> None:
+    """Check that atlases can be used together.
+
+    Parameters
+    ----------
+    space
+        Where all must be.
+    name
+        What is there already, for messages.
+
+    Raises
+    ------
+    SpaceError
+        If one is in another space.
+    OptionError
+        If two have one name, and so would write one file.
+    """
+    names: dict[str, Path] = {}
+    for atlas in atlases:
+        if atlas.space.name != space.name:
+            raise SpaceError(
+                f"{name} is in {space.name} ({space.source}), {atlas.path.name} in "
+                f"{atlas.space.name} ({atlas.space.source}): all must be in one space, that of the "
+                f"lesions. Take an atlas in {space.name}, or bring this one there, by nearest "
+                "neighbour; if its space is stated wrongly, correct it or give --atlas-space."
+            )
+        other = names.setdefault(atlas.content.name.casefold(), atlas.path)
+        if other is not atlas.path:
+            raise OptionError(
+                f"{other} and {atlas.path} are both called {atlas.content.name}, and would "
+                "write one file: rename one, or run them into two folders."
+            )
+
+
 @dataclass(frozen=True, eq=False)
 class DamageRecord:
     """How the results of one run came about.
@@ -137,21 +171,7 @@ class DamageRecord:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        first = self.atlases[0]
-        names: dict[str, Path] = {}
-        for atlas in self.atlases:
-            if atlas.space.name != first.space.name:
-                raise SpaceError(
-                    f"{first.path.name} is in {first.space.name} ({first.space.source}), "
-                    f"{atlas.path.name} in {atlas.space.name} ({atlas.space.source}): give atlases "
-                    "of one space, that of the lesions."
-                )
-            other = names.setdefault(atlas.content.name.casefold(), atlas.path)
-            if other is not atlas.path:
-                raise OptionError(
-                    f"{other} and {atlas.path} are both called {atlas.content.name}, and would "
-                    "write one file: rename one, or run them into two folders."
-                )
+        check_atlases(self.atlases, self.space, self.atlases[0].path.name)
 
     @property
     def space(self) -> StatedSpace:

@@ -12,8 +12,12 @@ from lacuna.analysis.structural import (
 from lacuna.config import current_settings
 from lacuna.formats.nifti import ImageSource
 from lacuna.geometry.grid import FloatArray, Grid
+from lacuna.geometry.parcellation import Parcellation
+from lacuna.geometry.space import StatedSpace
 from lacuna.store import Store
+from lacuna.tractogram.query import check_weights
 from lacuna.workflow import products
+from lacuna.workflow.damage import check_atlases, open_atlas
 from lacuna.workflow.lesion import (
     check_cut,
     check_overlap,
@@ -22,6 +26,8 @@ from lacuna.workflow.lesion import (
     require_space,
     tractogram_space,
 )
+from lacuna.workflow.measures import OpenedConnectome
+from lacuna.workflow.measures import open_connectome as open_pairs
 from lacuna.workflow.products import OpenedIndex, Progress
 from lacuna.workflow.report_grid import choose_grid
 from lacuna.workflow.stores import open_store
@@ -139,3 +145,54 @@ def disconnect(
     )
     check_cut(loaded, result.n_cut)
     return result
+
+
+def open_connectome(
+    index: OpenedIndex,
+    atlas: str | os.PathLike[str] | Parcellation,
+    table: str | os.PathLike[str] | None = None,
+    *,
+    space: str | None = None,
+    weights: FloatArray | None = None,
+    store: Store | None = None,
+) -> OpenedConnectome:
+    """Open which streamlines join which parcels of an atlas, from the cache once it is known.
+
+    Parameters
+    ----------
+    index
+        From `open_index`.
+    atlas
+        Label image, in the space of the tractogram; or what was made of one.
+    table
+        Names of the labels, if they do not lie beside the image.
+    space
+        Its template space, unless its name or sidecar says.
+    weights : (n_streamlines,), optional
+        A weight per streamline, summed instead of counting.
+    store
+        Where it is kept; the cache directory by default.
+
+    Returns
+    -------
+    OpenedConnectome
+        ``disconnect(result)`` says what a result of `disconnect` takes from parcels and from pairs
+        of them: ``tables`` and ``matrices``, by name.
+
+    Raises
+    ------
+    FormatError, GridError
+        If image or table cannot be used.
+    SpaceError
+        If the space of the atlas is not stated, or not the tractogram's.
+    """
+    if not isinstance(atlas, Parcellation):
+        stated = StatedSpace(space, "as given") if space else None
+        opened = open_atlas(Path(atlas), Path(table) if table else None, default_space=stated)
+        if index.space is not None:
+            check_atlases([opened], index.space, index.file.path.name)
+        assert isinstance(opened.content, Parcellation)
+        atlas = opened.content
+    checked = None if weights is None else check_weights(weights, index.n_streamlines)
+    threads = current_settings().num_threads
+    return open_pairs(store or open_store(), index, atlas, weights=checked, threads=threads)

@@ -64,6 +64,12 @@ class RunRecord:
         Pieces into which each step was divided.
     spatial_reference
         What the tractogram's own sidecar says of a space that is no known template.
+    transform
+        What brought the tractogram into its space, and from where; `Warp.to_json`.
+    atlases
+        What is to be said of each atlas; ``Name`` and ``BLAKE2b-128`` tell them apart.
+    min_edge
+        Streamlines, or weight, that an edge of the graph for indirect disconnection needs.
     """
 
     command: Sequence[str]
@@ -83,6 +89,9 @@ class RunRecord:
     weights_fingerprint: str | None = None
     pieces_per_step: int = 1
     spatial_reference: str | None = None
+    transform: Mapping[str, Any] | None = None
+    atlases: tuple[Mapping[str, Any], ...] = ()
+    min_edge: float = 0
 
     @property
     def space(self) -> StatedSpace:
@@ -102,8 +111,12 @@ class RunRecord:
             "MinTDI": self.min_tdi,
             "Tractogram": self.fingerprint,
             "TractogramSpace": self.tractogram_space,
+            "Transform": self.transform
+            and {key: self.transform[key] for key in ("XXH3-128", "PointsFrom", "PointsTo")},
             "ReportGrid": describe_grid(self.grid),
             "Weights": self.weights_fingerprint,
+            "Atlases": {atlas["Name"]: atlas["BLAKE2b-128"] for atlas in self.atlases} or None,
+            "MinEdge": self.min_edge if self.atlases else None,
         }
         return {key: value for key, value in said.items() if value is not None}
 
@@ -125,8 +138,11 @@ class RunRecord:
                 "SpaceStatedBy": self.space_source,
                 "Streamlines": self.n_streamlines,
             },
+            "Transform": self.transform,
             "Weights": str(self.weights) if self.weights else None,
             "WeightsXXH3-128": self.weights_fingerprint,
+            "Atlases": self.atlases,
+            "MinEdge": self.min_edge if self.atlases else None,
             "CacheKeys": dict(self.cache_keys),
             "Threads": self.threads,
             "Versions": dict(versions()),
@@ -199,7 +215,7 @@ def sidecars(
     Returns
     -------
     dict
-        By ``desc``; ``lesion`` is the lesion as it was used.
+        By ``desc``, matrices by ``<desc>_relmat``; ``lesion`` is the lesion as it was used.
     """
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
     on_grid = {"Resolution": f"{sizes} mm voxels, {' × '.join(map(str, record.grid.shape))}"}
@@ -210,10 +226,11 @@ def sidecars(
         "Warnings": warnings,
         "Lacuna": record.to_json(),
     }
+    matrices = {f"{desc}_relmat": said for desc, said in words()["matrices"].items()}
     return {
         desc: {**said, **({} if desc in OWN_GRID else on_grid), **shared}
         for desc, said in words()["outputs"].items()
-    }
+    } | {desc: {**said, **shared} for desc, said in matrices.items()}
 
 
 def describe_lesion(lesion: Lesion, path: Path) -> dict[str, Any]:
