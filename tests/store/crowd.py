@@ -13,12 +13,14 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.store.samples import key_of, leftovers
 
 from lacuna.errors import CacheEntryError
 from lacuna.store import Store
+from lacuna.store._entry import is_marked
 from lacuna.store._removal import sweep
 
 N_KEYS = 12
@@ -69,11 +71,10 @@ def evict(root: Path, chance: random.Random) -> int:
         return len(store.plan_clear(force=True).execute().removed)
     old = time.time() - 3 * 86_400
     for entry in store.entries():
-        if chance.random() < 0.5:
-            try:
-                os.utime(entry.path / "meta.json", (old, old))
-            except FileNotFoundError:
-                continue
+        with suppress(FileNotFoundError):
+            sidecar = entry.path / "meta.json"
+            if chance.random() < 0.5 and not is_marked(sidecar.stat()):
+                os.utime(sidecar, (old, old))
     return len(store.plan_prune(max_size=0).execute().removed)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.store.samples import Maker, foreign_record, key_of, leave_lease, unus
 
 from lacuna.errors import CacheEntryError
 from lacuna.store import Store
-from lacuna.store._entry import mark
+from lacuna.store._entry import is_marked, mark, unmark
 from lacuna.store._lease import holders
 from lacuna.store._removal import evict
 from lacuna.utils.owner import current_owner
@@ -175,3 +176,25 @@ def test_get_or_make__a_hit_leases_nothing(store, key):
     store.get_or_make(key, Maker())
     Store(store.root).get_or_make(key, Maker())
     assert not (store.root / ".leases").exists()
+
+
+def test_mark__of_an_evictor_at_work_stays_whoever_else_comes(store, key, make):
+    entry = store.get_or_make(key, make)
+    unused(entry)
+    sidecar = entry.path / "meta.json"
+    marked = mark(entry.directory)
+    assert mark(entry.directory) is None, "another evictor has to leave it alone"
+    unmark(entry.directory, marked + 1)
+    assert sidecar.stat().st_mtime_ns == marked, "what another evictor marked too stays marked"
+    entry.touch()
+    assert is_marked(sidecar.stat()), "who asks in the meantime is noted, and the mark stays"
+    assert sidecar.stat().st_mtime_ns != marked
+    assert time.time() - entry.used_at < 60
+
+
+def test_mark__whose_evictor_ended_does_not_keep_the_entry_for_ever(store, key, make):
+    entry = store.get_or_make(key, make)
+    unused(entry)
+    mark(entry.directory)
+    with entry:
+        assert not is_marked((entry.path / "meta.json").stat())

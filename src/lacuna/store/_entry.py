@@ -33,6 +33,7 @@ _BLOCK = 1 << 20
 _TOUCH_EVERY_S = 3600.0
 _MARK_S = 1_500_000_000
 _MARKED_BELOW = 1_000_000_000  # in 2001 nothing was kept
+_EVICTION_S = 60.0
 _MARK_PAUSES_S = (0.001, 0.01, 0.03, 0.1, 0.3, 0.6)
 
 
@@ -94,8 +95,16 @@ class Entry:
             It is gone.
         """
         path = f"{self.directory}/{META}"
-        if time.time() - os.stat(path, follow_symlinks=False).st_mtime > _TOUCH_EVERY_S:
-            os.utime(path, follow_symlinks=False)
+        status = os.stat(path, follow_symlinks=False)
+        now = time.time()
+        if now - used_at(status) <= _TOUCH_EVERY_S:
+            return
+        if is_being_evicted(status):
+            # Without the mark of an evictor at work, others would believe that there is none.
+            with suppress(PermissionError):
+                _set_mark(path, now)
+                return
+        os.utime(path, follow_symlinks=False)
 
     def _leased(self) -> list[Lease]:
         """Return a lease on an entry that is surely there; none for one that nobody deletes."""
@@ -129,6 +138,9 @@ class Entry:
             except OSError:
                 break  # whoever reads it will say why that fails
             time.sleep(pause)
+        else:  # whoever marked it has ended, or is far too slow
+            with suppress(OSError):
+                os.utime(path, follow_symlinks=False)
         with suppress(OSError):
             self.touch()
 
@@ -286,26 +298,44 @@ def is_marked(status: os.stat_result) -> bool:
     return status.st_mtime < _MARKED_BELOW
 
 
-def mark(directory: str) -> os.stat_result:
-    """Mark an entry as about to be evicted; return the status of its sidecar before.
+def is_being_evicted(status: os.stat_result) -> bool:
+    """Whether somebody marked an entry so lately that they may still be at work."""
+    return is_marked(status) and abs(time.time() - status.st_ctime) < _EVICTION_S
+
+
+def mark(directory: str) -> int | None:
+    """Mark an entry as about to be evicted, unless another is at it.
 
     The mark is a date: it can be set where the disk is full, and tells when the entry was used.
-    Of a group's entry only who made it can set one.
+    Of a group's entry only who made it can set one. Two that mark at once tell theirs apart by
+    the last digits; who unmarks takes away only their own.
+
+    Returns
+    -------
+    int or None
+        The date that the sidecar has from now on, ns, as long as nobody uses the entry or marks
+        it too; None if another was faster.
     """
     path = f"{directory}/{META}"
     status = os.stat(path, follow_symlinks=False)
-    if not is_marked(status):
-        with suppress(PermissionError):
-            marked = status.st_mtime - _MARK_S
-            os.utime(path, (marked, marked), follow_symlinks=False)
-    return status
+    if is_being_evicted(status):
+        return None
+    with suppress(PermissionError):
+        _set_mark(path, used_at(status))
+    return os.stat(path, follow_symlinks=False).st_mtime_ns
 
 
-def unmark(directory: str, status: os.stat_result) -> None:
-    """Take a mark away, unless the entry was used since."""
+def _set_mark(path: str, used_at_s: float) -> None:
+    date = (int(used_at_s) - _MARK_S) * 10**9 + int.from_bytes(os.urandom(4)) % 10**9
+    os.utime(path, ns=(date, date), follow_symlinks=False)
+
+
+def unmark(directory: str, marked_ns: int) -> None:
+    """Take our mark away, unless the entry was used since, or another marked it too."""
     path = f"{directory}/{META}"
     with suppress(OSError):
-        if is_marked(os.stat(path, follow_symlinks=False)):
+        status = os.stat(path, follow_symlinks=False)
+        if status.st_mtime_ns == marked_ns and is_marked(status):
             os.utime(path, (used_at(status),) * 2, follow_symlinks=False)
 
 

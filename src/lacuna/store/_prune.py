@@ -17,13 +17,11 @@ from dataclasses import dataclass, field, replace
 from lacuna.store._entry import (
     Damage,
     Entry,
-    is_marked,
     mark,
     read,
     read_file,
     survey,
     unmark,
-    used_at,
 )
 from lacuna.store._layout import (
     LEASES,
@@ -352,32 +350,33 @@ def _remove(root: str, item: Removal, unused_for_s: float) -> str | None:
         return now.reason
     if isinstance(found, Entry) and now != item:
         return "it is not what it was when this was planned"
-    status = None
-    with suppress(FileNotFoundError):
-        status = mark(item.directory)
+    try:
+        marked_ns = mark(item.directory)
+    except FileNotFoundError:
+        marked_ns = 0  # without its sidecar it is nobody's to use
+    if marked_ns is None:
+        return "another process is about to remove it"
     if in_use := holders(root, digest):
-        if status is not None:
-            unmark(item.directory, status)
+        unmark(item.directory, marked_ns)
         return f"in use by {in_use[digest]}"
-    if _was_used(item.directory, status):
+    if _was_used(item.directory, marked_ns):
         return _USED
     trash = evict(root, item.directory)
-    return None if trash is None else _look_again(root, trash, digest, status)
+    return None if trash is None else _look_again(root, trash, digest, marked_ns)
 
 
-def _look_again(root: str, trash: str, digest: str, status: os.stat_result | None) -> str:
+def _look_again(root: str, trash: str, digest: str, marked_ns: int) -> str:
     """Remove what is in the trash, unless it was used on its way there; then say so."""
     with suppress(OSError):
         os.utime(f"{root}/{LEASES}")  # makes a client of a file server ask what is in it by now
-    if _was_used(f"{root}/{TRASH}/{trash}", status):
+    if _was_used(f"{root}/{TRASH}/{trash}", marked_ns):
         restore(root, digest)
         return _USED
     return "" if settle(root, trash) else _USED
 
 
-def _was_used(directory: str, before: os.stat_result | None) -> bool:
+def _was_used(directory: str, marked_ns: int) -> bool:
     """Whether an entry was touched since it was marked; one without a sidecar cannot be."""
     with suppress(OSError):
-        now = os.stat(f"{directory}/{META}", follow_symlinks=False)
-        return before is not None and not is_marked(now) and used_at(now) != used_at(before)
+        return os.stat(f"{directory}/{META}", follow_symlinks=False).st_mtime_ns != marked_ns
     return False
