@@ -36,7 +36,7 @@ test: venv-dev
 	@sh requirements/unprivileged $(BIN)/python -m pytest -n $(WORKERS) -m "$(UNMARKED)" $(ARGS)
 
 suite: venv-dev
-	@$(BIN)/python -m pytest -m "$(MARK)" $(ARGS)
+	@$(BIN)/python -m pytest -n $(if $(filter slurm,$(MARK)),0,$(WORKERS)) -m "$(MARK)" $(ARGS)
 
 lint: venv-dev types
 	@$(BIN)/ruff check .
