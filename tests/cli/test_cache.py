@@ -123,6 +123,16 @@ def test_info__shared_caches_are_counted_apart(filled, tmp_path, monkeypatch, ca
     assert held["buckets"]["tdi"]["entries"] == 3
 
 
+def test_info__shared_caches_that_cannot_be_used_say_why(root, tmp_path, monkeypatch, capsys):
+    keep(tmp_path / "lab", "tdi map of the lab")
+    monkeypatch.setenv("LACUNA_SHARED_CACHE_DIRS", f"{tmp_path}/lab:{tmp_path}/typo")
+    text = output(capsys, "info")
+    source = "(LACUNA_SHARED_CACHE_DIRS)"
+    assert f"shared, read only: {tmp_path}/lab {source}: 1 entr" in text
+    assert f"shared, read only: {tmp_path}/typo {source}: absent\n" in text
+    assert not root.exists()
+
+
 def test_info__unmanaged_files_are_shown(filled, root, capsys):
     (root / "tdi" / "mine.nii.gz").write_bytes(b"")
     assert f"unmanaged, never deleted: {root}/tdi/mine.nii.gz" in output(capsys, "info")

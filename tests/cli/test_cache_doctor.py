@@ -2,6 +2,7 @@
 
 import io
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -65,6 +66,25 @@ def test_doctor__of_a_shared_cache_does_not_write(root, tmp_path, monkeypatch, c
     (tmp_path / "site").mkdir()
     monkeypatch.setenv("LACUNA_SHARED_CACHE_DIRS", str(tmp_path / "site"))
     assert "publication" not in output(capsys, "doctor", str(tmp_path / "site"))
+
+
+def test_doctor__looks_at_shared_caches_too(root, tmp_path, monkeypatch, capsys):
+    lab = Store(tmp_path / "lab")
+    lab.get_or_make(Key("map"), lambda place: place.joinpath("a.bin").write_bytes(b"x"))
+    monkeypatch.setenv("LACUNA_SHARED_CACHE_DIRS", f"{tmp_path}/lab:{tmp_path}/typo")
+    text = output(capsys, "doctor", code=1)
+    of_lab = text.partition(f"{tmp_path}/lab\n")[2].partition(f"{tmp_path}/typo\n")[0]
+    assert "marked as a cache; entries: 1" in of_lab
+    assert "publication" not in of_lab
+    assert "problem  access: absent (LACUNA_SHARED_CACHE_DIRS)" in text
+
+
+@pytest.mark.parametrize("argv", [("doctor", ""), ("adopt", ""), ("init", "--cache-dir", "")])
+def test_directory__that_is_empty_is_refused(argv, root, capsys):
+    with suppress(SystemExit):
+        assert main(["cache", *argv]) == 2
+    assert "is empty; is a variable not set?" in capsys.readouterr().err
+    assert not root.exists()
 
 
 def test_doctor__of_what_is_absent_is_an_error(tmp_path, capsys):

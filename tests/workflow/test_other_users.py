@@ -2,13 +2,14 @@
 no home directory to write in.
 """
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.members import Member
+from tests.members import GROUP, Member
 from tests.phantoms import parallel_tract, write_nifti, write_tck
 
 from lacuna.geometry.grid import Grid
@@ -133,3 +134,15 @@ def test_home__that_cannot_be_used_is_replaced_and_said(commons, home):
     assert list(own.glob("tdi/v1/*/*/meta.json"))
     chosen = reader.lacuna("cache", "dir", HOME=place, LACUNA_CACHE_DIR=commons / "own")
     assert chosen == (f"{commons / 'own'}\n", "")
+
+
+def test_doctor__tells_a_stranger_which_group_to_ask_for(commons):
+    group = commons / "group"
+    group.mkdir()
+    os.chown(group, ADMIN, GROUP)
+    group.chmod(0o2770)
+    stranger = Member(commons.parent, READER, groups=())
+    said = stranger.lacuna("cache", "doctor", group, LACUNA_CACHE_DIR=commons / "own", code=1)[0]
+    assert f"You (uid {READER}) are not in group {GROUP}." in said
+    assert "Ask to be added, and log in anew." in said
+    assert "chmod" not in said

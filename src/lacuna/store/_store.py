@@ -113,6 +113,7 @@ class Store:
             self._root, None if scratch is None else os.path.abspath(scratch)
         )
         self._refreshed: dict[str, float] = {}
+        self._damaged: set[Damage] = set()
 
     @property
     def root(self) -> Path:
@@ -176,6 +177,7 @@ class Store:
             count(self._root, hit=True)
             return entry
         count(self._root, hit=False)
+        self._warn_of_damage(key)
         request = Request(
             root=self._root,
             key=key,
@@ -347,6 +349,21 @@ class Store:
             with suppress(OSError):
                 prepare(self._root, key.location)
             return self.find(key)
+
+    def _warn_of_damage(self, key: Key) -> None:
+        """Say, once, that the work begins because a read-only root has lost what it held."""
+        for root in self._read_only_roots:
+            try:
+                found = read(f"{root}/{key.location}", key.digest, root=root, read_only=True)
+            except CacheDirError as error:
+                if not os.access(root, os.X_OK):
+                    continue  # nothing in it is used, which whoever chose it was told
+                reason = os.strerror(error.errno or errno.EIO)
+                found = Damage(str(error.filename), f"it cannot be read ({reason})")
+            if isinstance(found, Damage) and found not in self._damaged:
+                self._damaged.add(found)
+                message = "%s in the shared cache %s cannot be used: %s. Its owner has to mend it."
+                _logger.warning(message, key.label or key.product, root, found.reason)
 
     def _make_room(self, error: CacheFullError, need: int | None) -> bool:
         """Evict what a build lacked room for, if it was on our disk."""

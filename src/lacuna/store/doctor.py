@@ -35,7 +35,7 @@ from lacuna.store._root import group_of
 from lacuna.store._space import size_text
 from lacuna.utils.filesystem import LOCAL_TYPES, free_space, mount_of
 
-__all__ = ["AdoptionPlan", "Finding", "compare_nodes", "examine", "plan_adoption"]
+__all__ = ["AdoptionPlan", "Finding", "absent", "compare_nodes", "examine", "plan_adoption"]
 
 _QUOTA_ANSWER_S = 5.0
 
@@ -88,6 +88,19 @@ def examine(
     return findings
 
 
+def absent(problem: str, source: str) -> Finding:
+    """Return what there is to say of a shared cache that is not there, or cannot be reached.
+
+    Parameters
+    ----------
+    problem
+        In a word or two.
+    source
+        Who chose it, in words.
+    """
+    return finding("access", "access-absent", {"problem": problem, "source": source})
+
+
 def _filesystem(path: str, *, publishes: bool) -> Iterator[Finding]:
     kind, source, point, options = mount_of(path) or ("", "", "", frozenset[str]())
     case = "local" if kind in LOCAL_TYPES else "shared" if kind else "unknown"
@@ -109,8 +122,11 @@ def _access(path: str, *, read_only: bool, publishes: bool) -> Case:
     reason = "mounted read-only" if os.statvfs(path).f_flag & os.ST_RDONLY else "not writable"
     facts = {"access": f"{stat.filemode(mode)}, {owner}", "reason": reason}
     case = "access-group" if is_shared else "access"
+    is_member = os.geteuid() == 0 or status.st_gid in (os.getegid(), *os.getgroups())
     if not os.access(path, os.R_OK | os.X_OK):
-        case = "access-unreadable"
+        is_stranger = is_shared and not is_member and status.st_uid != os.geteuid()
+        case = "access-stranger" if is_stranger else "access-unreadable"
+        facts |= {"uid": str(os.geteuid()), "group": owner.partition(", group ")[2]}
     elif not os.access(path, os.W_OK):
         case = "access-read-only" if read_only else "access-unwritable"
     elif mode & stat.S_IWOTH and (publishes or not mode & stat.S_ISVTX):

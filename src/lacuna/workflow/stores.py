@@ -1,5 +1,6 @@
 """The store that the settings ask for."""
 
+import logging
 import os
 import stat
 from pathlib import Path
@@ -7,6 +8,10 @@ from pathlib import Path
 from lacuna.config import Settings, current_settings
 from lacuna.store import Store
 from lacuna.utils import cache
+
+_logger = logging.getLogger(__name__)
+
+_warned: set[Path] = set()
 
 
 def open_store(settings: Settings | None = None) -> Store:
@@ -27,6 +32,7 @@ def open_store(settings: Settings | None = None) -> Store:
     """
     settings = settings or current_settings()
     root = cache.get_cache_dir()
+    warn_of_shared(settings)
     return Store(
         root,
         read_only_roots=settings.paths("shared_cache_dirs"),
@@ -37,6 +43,32 @@ def open_store(settings: Settings | None = None) -> Store:
         min_free=settings.min_free if settings.sources["min_free"] != "default" else None,
         evict_below=settings.min_free,
     )
+
+
+def warn_of_shared(settings: Settings) -> None:
+    """Say, once in a process, which shared caches cannot be used: all is built anew without."""
+    for root in settings.paths("shared_cache_dirs"):
+        if root not in _warned and (problem := problem_of(root)):
+            _warned.add(root)
+            advice = "ask its owner for access" if "readable" in problem else "mend the path"
+            _logger.warning(
+                "The shared cache %s (%s) is %s, so that nothing in it is used: %s, or take it "
+                "out there.",
+                *(root, settings.sources["shared_cache_dirs"], problem, advice),
+            )
+
+
+def problem_of(root: Path) -> str:
+    """Return why nothing is found in a shared cache; nothing if it can be looked at."""
+    try:
+        os.scandir(root).close()
+    except FileNotFoundError:
+        return "absent"
+    except NotADirectoryError:
+        return "no directory"
+    except OSError as error:
+        return f"not readable by you ({error.strerror})"
+    return "" if os.access(root, os.X_OK) else "not readable by you (it cannot be entered)"
 
 
 def _is_private(root: Path) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lacuna.cli.cache.consent import add_consent, require_consent
 from lacuna.cli.options import confirm, duration, print_json
+from lacuna.errors import CacheDirError
 from lacuna.utils.cache import get_cache_dir, get_temp_base_dir
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     doctor.add_argument(
         "directory",
         nargs="?",
-        type=Path,
+        type=directory,
         metavar="DIR",
-        help="an existing directory (default: those of the cache and of scratch)",
+        help="an existing directory (default: those of the cache, of scratch and of shared caches)",
     )
     doctor.add_argument(
         "--peer", action="store_true", help="together with another node that runs the same"
@@ -38,9 +39,16 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     adopt = add("adopt", _adopt, "Mark a cache again whose marker a purge took.")
     adopt.add_argument(
-        "directory", nargs="?", type=Path, metavar="DIR", help="default: the cache directory"
+        "directory", nargs="?", type=directory, metavar="DIR", help="default: the cache directory"
     )
     add_consent(adopt)
+
+
+def directory(text: str) -> Path:
+    """Return a directory that was named: an empty name would be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; is a variable not set?")
+    return Path(text)
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -64,15 +72,23 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _examine(args: argparse.Namespace) -> "dict[str, list[Finding]]":
-    from lacuna.store.doctor import examine
+    from lacuna.store.doctor import absent, examine
+    from lacuna.workflow.stores import problem_of
 
+    roots = args.settings.paths("shared_cache_dirs")
     if args.directory is not None:
-        shared = [os.path.realpath(path) for path in args.settings.paths("shared_cache_dirs")]
-        is_shared = os.path.realpath(args.directory) in shared
+        is_shared = os.path.realpath(args.directory) in map(os.path.realpath, roots)
         return {str(args.directory): examine(args.directory, read_only=is_shared)}
     cache, scratch = get_cache_dir(), get_temp_base_dir()
     found = {str(cache): examine(cache, scratch=scratch)}
-    return found | {str(scratch): examine(scratch, publishes=False)}
+    found[str(scratch)] = examine(scratch, publishes=False)
+    source = args.settings.sources["shared_cache_dirs"]
+    for root in roots:
+        try:
+            found[str(root)] = examine(root, read_only=True)
+        except CacheDirError:
+            found[str(root)] = [absent(problem_of(root), source)]
+    return found
 
 
 def _print_findings(found: "dict[str, list[Finding]]") -> None:

@@ -25,6 +25,8 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
 def _init(args: argparse.Namespace) -> int:
     from lacuna.store import group_of, make_root
 
+    if args.cache_dir == "":
+        raise OptionError("--cache-dir is empty; is a variable not set?")
     location = describe()[0]
     if location.path is None:
         raise CacheError(location.problem)

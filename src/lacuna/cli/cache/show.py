@@ -61,10 +61,11 @@ def _dir(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     locations = describe()
     held = _what_is_held(args) if locations[0].exists else {}
+    shared = _shared(args)
     scratch = _scratch(locations[-1])
     if args.json:
         found = {"files": args.settings.files, "files_not_read": args.settings.unread}
-        print_json({"locations": locations, **held, "scratch": scratch, **found})
+        print_json({"locations": locations, **held, "shared": shared, "scratch": scratch, **found})
         return 0
     for location in locations:
         print(f"{location.name}: {location.path or location.problem}")
@@ -72,12 +73,33 @@ def _info(args: argparse.Namespace) -> int:
         print(f"  {_state(location)}")
     if held:
         _print_held(held)
+    for root, total in shared.items():
+        state = total.get("problem") or f"{total['entries']} entries, {show_size(total['bytes'])}"
+        print(f"shared, read only: {root} ({args.settings.sources['shared_cache_dirs']}): {state}")
     _print_scratch(scratch)
     for file in args.settings.files:
         print(f"configuration file: {file}")
     for file in args.settings.unread:
         print(f"configuration file not read: {file}")
     return 0
+
+
+def _shared(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return the totals of each shared root, or why there are none."""
+    from lacuna.store import Store
+    from lacuna.workflow.stores import problem_of
+
+    shared: dict[str, dict[str, Any]] = {}
+    for root in args.settings.paths("shared_cache_dirs"):
+        if problem := problem_of(root):
+            shared[str(root)] = {"problem": problem}
+        else:
+            total = shared[str(root)] = {"entries": 0, "bytes": 0}
+            with suppress(OSError):  # what is closed to us is no use to us
+                for entry in Store(root).entries():
+                    total["entries"] += 1
+                    total["bytes"] += entry.size_bytes
+    return shared
 
 
 def _scratch(temp: "Location") -> "tuple[Scratch, ...]":
@@ -106,8 +128,7 @@ def _print_held(held: dict[str, Any]) -> None:
     """Print what a cache holds, what protects it, how often it was of use, and what is odd."""
     if held["group"]:
         print(f"the cache is shared with group {held['group']}: its members change it too")
-    shared = {f"shared, read only: {root}": total for root, total in held["shared"].items()}
-    for name, total in (held["buckets"] | shared).items():
+    for name, total in held["buckets"].items():
         print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
     if held["pinned"] or held["in_use"]:
         print(f"pinned: {held['pinned']} entries; in use: {held['in_use']}")
@@ -147,28 +168,27 @@ def _state(location: "Location") -> str:
 
 
 def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
-    """Return who shares it, totals per bucket and shared root, and what else is known of it."""
+    """Return who shares it, totals per bucket, and what else is known of it."""
     from lacuna.store import group_of
     from lacuna.store.buckets import BUCKETS
     from lacuna.workflow.stores import open_store
 
     store = open_store(args.settings)
     buckets = {name: {"entries": 0, "bytes": 0} for name in BUCKETS}
-    shared: dict[str, dict[str, int]] = {}
     pinned = 0
     for entry in store.entries():
-        totals, name = (shared, str(entry.root)) if entry.read_only else (buckets, entry.bucket)
-        total = totals.setdefault(name, {"entries": 0, "bytes": 0})
+        if entry.read_only:
+            continue
+        total = buckets.setdefault(entry.bucket, {"entries": 0, "bytes": 0})
         total["entries"] += 1
         total["bytes"] += entry.size_bytes
-        pinned += not entry.read_only and entry.pinned
+        pinned += entry.pinned
     plan = store.plan_clear(lambda _entry: False)
     usage = store.usage()
     group = group_of(store.root)
     return {
         "group": None if group is None else group_name(group),
         "buckets": buckets,
-        "shared": shared,
         "pinned": pinned,
         "in_use": len(store.users()),
         "usage": usage if usage.since else None,
