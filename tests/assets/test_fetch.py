@@ -166,11 +166,9 @@ def test_asset__that_is_there_counts_as_used(store, asset, archive):
     ("path", "name"),
     [
         ("a/b%2F..%2F..%2Fpasswd", "passwd"),
-        ("..", "_"),
         (".hidden", "hidden"),
         ("meta.json", "_meta.json"),
         ("spaced%20name.trk?x=1", "spaced_name.trk"),
-        ("", "_"),
         ("%E8%85%A6" * 90 + ".trk", "_" * 90 + ".trk"),
         ("x." + "x" * 199, "x" * 199),
     ],
@@ -178,6 +176,13 @@ def test_asset__that_is_there_counts_as_used(store, asset, archive):
 def test_name__of_a_file_never_leads_elsewhere(server, store, sha256, path, name):
     entry = fetch(store, server.url(path), sha256=sha256.upper(), patience=QUICK)
     assert entry.files == (name,)
+
+
+@pytest.mark.parametrize("path", ["", "a/", "a/..", "?x=1"])
+def test_name__of_no_file_is_refused_before_anything_is_asked(server, store, sha256, path):
+    with pytest.raises(OptionError, match="does not end in the name of a file"):
+        fetch(store, server.url(path), sha256=sha256)
+    assert not server.seen
 
 
 def test_asset__without_an_address_says_what_to_do(store, asset):
@@ -261,6 +266,20 @@ def test_from__the_header_of_a_tractogram_is_read(store, tmp_path, name, content
     (tmp_path / name).write_bytes(content)
     with pytest.raises(FormatError, match=problem):
         fetch(store, "dTOR985", source=tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "is_taken"), [(9, False), (10, True), (1000, True), (1001, False)]
+)
+def test_from__more_than_ten_times_too_small_or_large_is_refused(
+    store, asset, tmp_path, n_bytes, is_taken
+):
+    (tmp_path / "data.zip").write_bytes(b"PK".ljust(n_bytes))
+    about = msgspec.structs.replace(asset, size_bytes=100)
+    if not is_taken:
+        with pytest.raises(FormatError, match=f"it has {n_bytes} bytes|1 kB, not about 100 bytes"):
+            fetch(store, about, source=tmp_path / "data.zip")
+    assert fetch(store, about, source=tmp_path / "data.zip", force=not is_taken)
 
 
 @pytest.mark.parametrize("name", ["absent.zip", "."])

@@ -23,7 +23,7 @@ def lacuna(*argv):
 
 
 def test_fetch__prints_the_path_and_nothing_else(tractogram, capsys):
-    assert lacuna("fetch", "dTOR985", "--from", tractogram) == 0
+    assert lacuna("fetch", "dTOR985", "--from", tractogram, "--force") == 0
     out, err = capsys.readouterr()
     assert Path(out.strip()).read_bytes() == tractogram.read_bytes()
     assert err == ""
@@ -34,10 +34,19 @@ def test_fetch__prints_the_path_and_nothing_else(tractogram, capsys):
     assert len(facts["sha256"]) == 64
 
 
+def test_from__what_is_hardly_the_asset_needs_force(tractogram, capsys):
+    assert lacuna("fetch", "dTOR985", "--from", tractogram) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "is hardly dTOR985" in err
+    assert "not about 11.0 GB and 50 streamlines, not about 12,000,000" in err
+    assert lacuna("fetch", "dTOR985", "--from", tractogram, "--force") == 0
+
+
 def test_list__shows_what_is_there(tractogram, capsys):
     assert lacuna("fetch", "--list") == 0
     assert "dTOR985" in capsys.readouterr().out
-    lacuna("fetch", "dTOR985", "--from", tractogram)
+    lacuna("fetch", "dTOR985", "--from", tractogram, "--force")
     path = capsys.readouterr().out.strip()
     assert lacuna("fetch", "--list", "--json") == 0
     listed = {asset["name"]: asset for asset in json.loads(capsys.readouterr().out)}

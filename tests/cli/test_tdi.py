@@ -140,6 +140,23 @@ def test_tdi__what_is_wrong_is_said_and_nothing_is_written(
     assert not (tmp_path / "out.nii.gz").exists()
 
 
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("o.txt", "o.txt cannot be written: its name has to end in .nii or .nii.gz."),
+        ("o.nii.gz.txt", "has to end in"),
+        ("absent/o.nii", "The folder absent does not exist."),
+    ],
+)
+def test_tdi__an_output_that_cannot_be_is_refused_before_any_work(
+    output, words, files, tmp_path, capsys
+):
+    assert tdi(files[0], output) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("cache/tdi/*"))
+    assert not Path(output).exists()
+
+
 def test_tdi__a_file_that_is_no_tractogram_is_an_error(files, tmp_path, capsys):
     _, reference, output = files
     (tmp_path / "broken.tck").write_bytes(b"mrtrix tracks\nEND\n")

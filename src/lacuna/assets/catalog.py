@@ -33,7 +33,7 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         Terms, and what to cite.
     how
         Where a person finds it, in a sentence.
-    size_bytes
+    size_bytes, n_streamlines
         About; None if that is not known.
     urls
         Addresses of the first of ``files``, the best first.
@@ -51,6 +51,7 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     doi: _Text = ""
     how: _Text = ""
     size_bytes: int | None = None
+    n_streamlines: int | None = None
     urls: tuple[_Text, ...] = ()
     sha256: _Sum | None = None
 

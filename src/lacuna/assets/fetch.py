@@ -15,7 +15,7 @@ from lacuna.assets.catalog import Asset, find_fetched, get_asset
 from lacuna.assets.transfer import Patience, Progress, describe_page, download
 from lacuna.config import current_settings
 from lacuna.errors import ChecksumError, FetchError, FormatError, OfflineError, OptionError
-from lacuna.store import Entry, Key, Store
+from lacuna.store import Entry, Key, Store, size_text
 
 _BLOCK = 1 << 20
 _BEGINNINGS = {".zip": b"PK", ".gz": b"\x1f\x8b", ".h5": b"\x89HDF"}
@@ -30,6 +30,7 @@ def fetch(
     mirrors: Sequence[str] = (),
     source: str | os.PathLike[str] | None = None,
     offline: bool | None = None,
+    force: bool = False,
     patience: Patience | None = None,
     progress: Progress | None = None,
 ) -> Entry:
@@ -49,6 +50,8 @@ def fetch(
         A file that was brought here otherwise: it is copied, and no network used.
     offline
         Never use the network; None: as the settings say.
+    force
+        Take in a ``source`` whose size or number of streamlines is not that of the asset.
     progress
         Told how far it is.
 
@@ -68,14 +71,14 @@ def fetch(
     OptionError
         The address or the checksum cannot be used, or the name is unknown.
     FormatError
-        ``source`` is not what its name says.
+        ``source`` is not what its name says, or is more than ten times too small or too large.
     CacheFullError
         It does not fit; what came so far is kept.
     """
     asset = _read_request(what, sha256, mirrors)
     tell = progress or (lambda *_: None)
     if source is not None:
-        return _take_in(store, asset, Path(source), tell)
+        return _take_in(store, asset, Path(source), tell, force=force)
     name = asset.files[0]
     key = _key(asset, asset.sha256 or "", name)
     held = store.find(key) or find_fetched(store.entries(), asset)
@@ -152,16 +155,20 @@ def _file_name(url: str) -> str:
     """Return the name that an address gives a file, with nothing that could lead elsewhere."""
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     name = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)[-200:].lstrip(".")
-    return f"_{name}" if name in ("", "meta.json") else name
+    if not name:
+        raise OptionError(f"{url} does not end in the name of a file: give the file's own address.")
+    return f"_{name}" if name == "meta.json" else name
 
 
-def _take_in(store: Store, asset: Asset, path: Path, tell: Progress) -> Entry:
+def _take_in(
+    store: Store, asset: Asset, path: Path, tell: Progress, *, force: bool = False
+) -> Entry:
     """Copy a file into the cache, if it is what it should be."""
     if not path.is_file():
         raise FormatError(f"{path} is no file. Give the one that holds {asset.name}.")
     fits = [name for name in asset.files if path.name.lower().endswith(_ending(name))]
     if asset.sha256 is None:
-        _look_at(path, asset, fits)
+        _look_at(path, asset, fits, force=force)
     name = (fits or asset.files)[0]
     sha256 = asset.sha256 or _copy(path, Path(os.devnull), f"{name} (checking)", tell)
 
@@ -176,7 +183,7 @@ def _take_in(store: Store, asset: Asset, path: Path, tell: Progress) -> Entry:
     return store.get_or_make(_key(asset, sha256, name), make, expected_bytes=path.stat().st_size)
 
 
-def _look_at(path: Path, asset: Asset, fits: Sequence[str]) -> None:
+def _look_at(path: Path, asset: Asset, fits: Sequence[str], *, force: bool) -> None:
     """Refuse what cannot be the asset, whose checksum nobody knows, by its name and beginning."""
     from lacuna.formats import check_header
 
@@ -192,7 +199,24 @@ def _look_at(path: Path, asset: Asset, fits: Sequence[str]) -> None:
             f"{path} does not begin as a {_ending(fits[0])} file does, but with {start[:12]!r}: it "
             "is another format, or damaged. Download it again."
         )
-    check_header(path)
+    count, n_bytes = check_header(path), path.stat().st_size
+    differences = []
+    if _is_far(n_bytes, asset.size_bytes):
+        differences.append(f"{size_text(n_bytes)}, not about {size_text(asset.size_bytes or 0)}")
+    if _is_far(count, asset.n_streamlines):
+        differences.append(f"{count:,} streamlines, not about {asset.n_streamlines:,}")
+    if differences and not force:
+        raise FormatError(
+            f"{path} is hardly {asset.name}: it has {' and '.join(differences)}. Download it again "
+            "if it is cut short; --force takes it in under that name all the same."
+        )
+
+
+def _is_far(found: int | None, expected: int | None) -> bool:
+    """Whether two numbers that are known differ by more than ten times."""
+    if found is None or expected is None:
+        return False
+    return not expected <= 10 * found <= 100 * expected
 
 
 def _ending(name: str) -> str:

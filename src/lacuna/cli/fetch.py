@@ -33,6 +33,7 @@ def add_parser(subparsers: Any) -> None:
     add("--sha256", metavar="SUM", help="checksum of the file, which a URL needs")
     add("--mirror", action="append", default=[], metavar="URL", help="another address; repeatable")
     add("--from", dest="source", type=Path, metavar="FILE", help="copy FILE, downloaded by hand")
+    add("--force", action="store_true", help="take in a FILE of quite another size, too")
     add("--offline", action="store_true", help="never use the network")
     add("--list", action="store_true", help="show the catalogue, and what is here")
     add("--json", action="store_true", help="print JSON")
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
             mirrors=args.mirror,
             source=args.source,
             offline=args.offline or None,
+            force=args.force,
             progress=progress,
         )
     path = entry.path / entry.files[0]

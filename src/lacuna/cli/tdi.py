@@ -12,6 +12,7 @@ from lacuna.cli.tractogram import (
     report_grid,
     show_progress,
 )
+from lacuna.errors import OptionError
 
 EXAMPLE = """\
 example:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from lacuna.workflow.products import make_tdi
     from lacuna.workflow.stores import open_store
 
+    _check_output(args.output)
     store, path = open_store(args.settings), find_tractogram(args)
     with show_progress(args) as progress:
         grid = report_grid(args, store, path, progress)
@@ -64,3 +66,11 @@ def run(args: argparse.Namespace) -> int:
         )
     save_map(args.output, tdi, grid)
     return 0
+
+
+def _check_output(path: Path) -> None:
+    """Refuse, before any work, what no image can be written to."""
+    if not path.name.endswith((".nii", ".nii.gz")):
+        raise OptionError(f"{path} cannot be written: its name has to end in .nii or .nii.gz.")
+    if not path.parent.is_dir():
+        raise OptionError(f"The folder {path.parent} does not exist.")

@@ -23,7 +23,7 @@ from lacuna.formats.tractogram_file import (
     map_bytes,
 )
 from lacuna.formats.trk import open_trk
-from lacuna.formats.trx import is_deflated, open_trx, save_trx, store_plain
+from lacuna.formats.trx import is_deflated, open_trx, read_count, save_trx, store_plain
 
 __all__ = [
     "Spans",
@@ -71,8 +71,13 @@ def open_tractogram(path: str | PathLike[str], spans: Spans | None = None) -> Tr
     return dataclasses.replace(opened, warnings=warnings)
 
 
-def check_header(path: str | PathLike[str]) -> None:
+def check_header(path: str | PathLike[str]) -> int | None:
     """Look whether a file begins as its name says, and no further, if its format is one of ours.
+
+    Returns
+    -------
+    int or None
+        How many streamlines the header counts; None where it does not say.
 
     Raises
     ------
@@ -81,11 +86,11 @@ def check_header(path: str | PathLike[str]) -> None:
     """
     path = Path(path)
     if path.suffix.lower() == ".trk":
-        trk.read_header(path, map_bytes(path))
-    elif path.suffix.lower() == ".tck":
-        tck.read_header(path, map_bytes(path))
-    elif path.suffix.lower() == ".trx":
-        is_deflated(path)
+        return int(trk.read_header(path, map_bytes(path))["n_count"]) or None
+    if path.suffix.lower() == ".tck":
+        count = tck.read_header(path, map_bytes(path))[0].get("count", "")
+        return int(count) if count.isdecimal() else None
+    return read_count(path) if path.suffix.lower() == ".trx" else None
 
 
 def needs_unpacking(path: str | PathLike[str]) -> bool:

@@ -66,6 +66,18 @@ def is_deflated(path: Path) -> bool:
         return any(member.compress_type != zipfile.ZIP_STORED for member in _list(path, archive))
 
 
+def read_count(path: Path) -> int | None:
+    """Return how many streamlines the header of an archive counts; None where it does not say."""
+    with _open_zip(path) as archive:
+        members = {
+            member.filename: np.frombuffer(b"".join(_inflate(path, archive, member)), np.uint8)
+            for member in _list(path, archive)
+            if member.filename == "header.json"
+        }
+    count = _read_header(path, members).get("NB_STREAMLINES")
+    return count if isinstance(count, int) else None
+
+
 def store_plain(path: Path, target: Path) -> None:
     """Copy an archive to one whose arrays can be mapped.
 
