@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from tests.phantoms import pack, write_nifti, write_tck
 
+import lacuna
 from lacuna.analysis.connectome import Connectome
 from lacuna.formats import open_tractogram
 from lacuna.formats.atlas import load_atlas
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.parcellation import Parcellation
+from lacuna.store import Store
 from lacuna.tractogram.ends import assign_ends
 from lacuna.tractogram.index import build_streamlines, open_streamlines
 
@@ -105,3 +107,28 @@ def test_assign_ends__ties_are_broken_as_tck2connectome_does(tmp_path, name, sha
     write_tck(tmp_path / "a.tck", pack(list(ends)))
     theirs, _ = tck2connectome(tmp_path / "a.tck", tmp_path / "a.nii", tmp_path)
     np.testing.assert_array_equal(labels_of(assign_ends(ends, atlas), atlas), theirs)
+
+
+def test_disconnect_parcels__is_the_matrix_of_the_streamlines_that_tckedit_keeps(
+    shared_data, tmp_path
+):
+    source = shared_data / TRACTOGRAMS["hcp842"]
+    write_tck(tmp_path / "a.tck", open_tractogram(source).streamlines)
+    lesion = shared_data / "lesions" / "lqt" / "ExampleLesion1.nii.gz"
+    image = next((shared_data / "parcellations").glob(ATLASES["Schaefer 100, LAS"]))
+    store = Store(tmp_path / "store")
+    index = lacuna.open_index(
+        tmp_path / "a.tck", space="MNI152NLin6Asym", rule="mrtrix", upsample=1, store=store
+    )
+    result = lacuna.disconnect(index, lesion, space="MNI152NLin6Asym")
+    taken = lacuna.open_connectome(index, image, store=store).disconnect(result).found
+    edit = ["tckedit", tmp_path / "a.tck", "-include", lesion, tmp_path / "cut.tck", "-quiet"]
+    subprocess.run([*map(str, edit)], check=True, capture_output=True, timeout=250)
+    _, whole = tck2connectome(tmp_path / "a.tck", image, tmp_path)
+    pairs, cut = tck2connectome(tmp_path / "cut.tck", image, tmp_path)
+    assert len(pairs) == result.n_cut > 500
+    np.testing.assert_array_equal(taken.connectome.matrix, whole)
+    np.testing.assert_array_equal(taken.cut, cut)
+    others = ~np.eye(100, dtype=bool)
+    shares = [cut[i][others[i]].sum() / max(1, whole[i][others[i]].sum()) for i in range(len(cut))]
+    np.testing.assert_allclose(np.nan_to_num(taken.parcels), shares, rtol=1e-12)

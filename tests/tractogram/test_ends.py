@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.oracles.ends import parcel_near
 
+from lacuna.formats import open_tractogram
+from lacuna.formats.atlas import load_atlas
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.parcellation import Parcellation
 from lacuna.tractogram.ends import assign_ends
+from lacuna.tractogram.index import build_streamlines, open_streamlines
 
 SHAPE = (7, 6, 5)
 
@@ -96,3 +99,17 @@ def test_assign_ends__orientation_of_the_file_and_threads_change_nothing():
     assert (expected >= 0).mean() > 0.5
     for atlas in (stored, flipped):
         np.testing.assert_array_equal(assign_ends(ends, atlas, threads=3), expected)
+
+
+def test_assign_ends__a_real_atlas_in_three_orientations(shared_data, tmp_path):
+    path = shared_data / "tractograms" / "hcp842_wholebrain_MNI152NLin6Asym.trk"
+    build_streamlines(open_tractogram(path).streamlines, tmp_path)
+    ends = open_streamlines(tmp_path).ends
+    atlas = load_atlas(next(shared_data.glob("parcellations/*2018_desc-100Parcels*_dseg.nii.gz")))
+    assert atlas.grid.orientation.flips == (True, False, False)
+    expected = assign_ends(ends, atlas)
+    ras = atlas.grid.canonical
+    lia = affine([(-1, 0, 0), (0, 0, -1), (0, 1, 0)], ras.to_world(np.array([181, 0, 181])))
+    turned = atlas.canonical[::-1, :, ::-1].transpose(0, 2, 1)
+    for other in (parcels(atlas.canonical, ras), parcels(turned, Grid(turned.shape, lia))):
+        np.testing.assert_array_equal(assign_ends(ends, other), expected)
