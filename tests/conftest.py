@@ -16,7 +16,7 @@ IN_CI = os.environ.get("CI", "").lower() in {"1", "true"}
 DATA = Path(os.environ.get("LACUNA_TEST_DATA") or ROOT.parent / "shared" / "data").absolute()
 
 TOOLS = {
-    "peer": ("tckmap", "tckedit"),
+    "peer": ("tckmap", "tckedit", "tck2connectome"),
     "faults": ("strace", "unshare"),
     "slurm": ("slurmctld", "slurmd", "munged", "sbatch", "setpriv"),
 }
