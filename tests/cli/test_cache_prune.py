@@ -48,27 +48,70 @@ def there(entries):
 
 
 def test_prune__without_budgets_deletes_nothing(entries, capsys):
-    assert run(capsys, "prune") == "nothing to delete\n"
+    unset = "No max_size, max_age or min_free is set: nothing to delete\n"
+    assert run(capsys, "prune") == unset
+
+
+def test_prune__says_which_budgets_are_met(entries, capsys):
+    text = run(capsys, "prune", "-n", "--max-size", "1 TB")
+    assert text == "No max_age or min_free is set; max_size (1.0 TB) is met: nothing to delete\n"
+    text = run(capsys, "prune", "--max-size=2GiB", "--max-age=90d", "--min-free=1kB")
+    met = "max_size (2 GiB), max_age (13 w) and min_free (1 kB) are met"
+    assert text == f"{met}: nothing to delete\n"
 
 
 def test_prune__prints_what_goes_and_why_and_deletes_it(entries, capsys):
     text = run(capsys, "prune", "--max-size", "2kB", "--yes")
     assert "delete: map of 30 d (1 kB): unused for 4 w; 1 kB have to go\n" in text
-    assert "deleted 1 entries, 1 kB freed" in text
+    assert "deleted 1 entry, 1 kB freed" in text
     assert there(entries) == [20, 10]
 
 
-def test_prune__ends_no_lease_without_asking(entries, root, capsys, monkeypatch):
+@pytest.fixture
+def lease(entries, root):
+    """Return a lease on the oldest map, taken on another machine in 1970."""
     lease = root / ".leases" / f"{entries[30].digest}.{'0' * 12}.0"
     lease.parent.mkdir(exist_ok=True)
     lease.write_text(json.dumps(foreign_record()))
     os.utime(lease, (0, 0))
+    return lease
+
+
+ENDING = ("prune", "--end-leases-older-than", "1d", "--max-size", "2kB")
+
+
+def test_prune__shows_leases_that_would_end_and_ends_none_without_asking(
+    entries, lease, capsys, monkeypatch
+):
+    shown = run(capsys, *ENDING, "-n")
+    assert f"end: lease of process {os.getpid()} on node-17 on map of 30 d, taken " in shown
+    assert "delete: map of 30 d (1 kB)" in shown
+    plan = json.loads(run(capsys, *ENDING, "-n", "--json"))["plan"]
+    assert [item["name"] for item in plan["leases"]] == [lease.name]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    run(capsys, "prune", "--end-leases-older-than", "1d", code=1)
-    run(capsys, "prune", "--end-leases-older-than", "1d", "--json", code=2)
+    assert main(["cache", *ENDING]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == shown
+    assert captured.err.count("[y/N]") == 1
+    assert "Delete 1 kB, and end 1 lease although" in captured.err
+    run(capsys, *ENDING, "--json", code=2)
     assert lease.exists()
-    run(capsys, "prune", "--end-leases-older-than", "1d", "--yes")
+    assert there(entries) == [30, 20, 10]
+
+
+def test_prune__does_what_its_dry_run_showed(entries, lease, capsys):
+    shown = run(capsys, *ENDING, "-n")
+    assert run(capsys, *ENDING, "-y") == f"{shown}deleted 1 entry, 1 kB freed, 1 lease ended\n"
     assert not lease.exists()
+    assert there(entries) == [20, 10]
+
+
+def test_prune__a_lost_marker_is_exit_code_1_and_the_way_out(entries, root, capsys):
+    (root / "tdi" / ".lacuna-cache").unlink()
+    text = run(capsys, "prune", "--max-size", "2kB", "-y", code=1)
+    assert "no marker of the cache lies above it; `lacuna cache adopt` marks it again\n" in text
+    assert f"no marker: {root}/tdi; `lacuna cache adopt`" in run(capsys, "info")
+    assert there(entries) == [30, 20, 10]
 
 
 def test_prune__dry_run_deletes_nothing(entries, capsys):
@@ -86,7 +129,7 @@ def test_prune__takes_the_budgets_of_the_configuration(entries, tmp_path, capsys
 def test_prune__says_what_stays_and_what_is_missing_to_the_budget(entries, capsys):
     Store(entries[30].root).pin(entries[30])
     with entries[20]:
-        text = run(capsys, "prune", "--max-size", "0", "--yes", code=1)
+        text = run(capsys, "prune", "--max-size", "0", "--yes")
     assert "keep: map of 30 d (1 kB): pinned\n" in text
     assert f"keep: map of 20 d (1 kB): in use by process {os.getpid()} on " in text
     assert "the budgets ask for 2 kB more, which may not be deleted" in text
@@ -106,7 +149,7 @@ def test_prune__nobody_is_asked_with_json(entries, capsys):
 
 def test_prune__old_versions(entries, root, capsys):
     (root / "tdi" / "v1").rename(root / "tdi" / "v0")
-    assert run(capsys, "prune", "-n") == "nothing to delete\n"
+    assert run(capsys, "prune", "-n").endswith("nothing to delete\n")
     assert run(capsys, "prune", "--old-versions", "-y").count("no longer reads it") == 3
     assert there(entries) == []
 
@@ -152,7 +195,7 @@ def test_list_and_info__show_pins_and_leases(entries, capsys):
     assert [rows[f"map of {days} d"]["pinned"] for days in (10, 20)] == [True, False]
     assert rows["map of 20 d"]["in_use_by"].startswith(f"process {os.getpid()} on ")
     assert rows["map of 30 d"]["in_use_by"] is None
-    assert "pinned: 1 entries; in use: 2" in info
+    assert "pinned: 1 entry; in use: 2" in info
 
 
 def test_clear__what_is_in_use_stays(entries, capsys):
@@ -165,7 +208,7 @@ def test_info__tells_how_often_runs_found_what_they_asked_for(entries, root, cap
     run(capsys, "info")
     Store(root).get_or_make(Key("map", {"days": 30}, {}, "map of 30 d"), fail_to_make)
     run(capsys, "dir")
-    assert "1 hits, 3 misses" in run(capsys, "info")
+    assert "1 hit, 3 misses" in run(capsys, "info")
     assert json.loads(run(capsys, "info", "--json"))["usage"]["hits"] == 1
 
 

@@ -24,6 +24,7 @@ from lacuna.store import Store
 from lacuna.store._entry import mark
 from lacuna.store._prune import _look_again, make_room
 from lacuna.store._removal import evict, settle, sweep
+from lacuna.utils.owner import current_owner
 
 EACH = 2 * len(PAYLOAD)
 EVERYTHING = 10**18
@@ -125,17 +126,53 @@ def test_lease_of_a_dead_process__keeps_nothing_and_is_cleared_away(store):
     assert not lease.exists()
 
 
-def test_end_leases__only_those_of_unknown_owners_that_are_old(store):
-    (entry,) = fill(store, 1)
+def test_end_leases__are_part_of_the_plan_and_only_those_of_unknown_owners_that_are_old(store):
+    entries = fill(store, 2)
     lease = leave_lease(store, key_of(0), foreign_record())
-    assert store.end_leases(3600) == 0
-    os.utime(lease, (time.time() - 7200,) * 2)
-    with entry:
+    leave_lease(store, key_of(1), foreign_record())
+    assert store.plan_prune(max_size=0, end_leases_older_than_s=3600).leases == ()
+    with entries[1]:
+        unused(entries[1])
         for path in (store.root / ".leases").iterdir():
             os.utime(path, (time.time() - 7200,) * 2)
-        assert store.end_leases(3600) == 1
-        assert list(store.users()) == [key_of(0).digest]
+        plan = store.plan_prune(max_size=0, end_leases_older_than_s=3600)
+        assert len(plan.leases) == 2
+        assert "process" in plan.leases[0].owner
+        assert "node-17" in plan.leases[0].owner
+        assert plan.leases[0].evidence
+        assert plan.leases[0].age_s == pytest.approx(7200, abs=60)
+        assert names(plan.removals) == [entries[0].digest]
+        assert lease.exists()
+        done = plan.execute()
+        assert (len(done.ended), names(done.removed)) == (2, [entries[0].digest])
+        assert list(store.users()) == [entries[1].digest]
     assert not store.users()
+
+
+def test_end_leases__one_whose_owner_proves_to_live_stays_and_so_does_its_entry(store):
+    fill(store, 1)
+    lease = leave_lease(store, key_of(0), foreign_record())
+    os.utime(lease, (0, 0))
+    plan = store.plan_prune(max_size=0, end_leases_older_than_s=3600)
+    lease.write_text(json.dumps(current_owner().record))
+    done = plan.execute()
+    assert (done.ended, done.removed) == ((), ())
+    assert [item.reason for item in done.failed] == ["its owner is known by now"]
+    assert there(store) == [0]
+
+
+@pytest.mark.usefixtures("refused_permissions")
+def test_require_writable__says_which_cache_this_user_cannot_change(store):
+    (entry,) = fill(store, 1)
+    plan = store.plan_prune(max_size=0)
+    plan.require_writable()
+    shard = entry.path.parent
+    shard.chmod(0o500)
+    try:
+        with pytest.raises(CacheDirError, match="cannot be written by you: nothing was deleted"):
+            plan.require_writable()
+    finally:
+        shard.chmod(0o700)
 
 
 def test_execute__keeps_what_was_leased_since_it_was_planned(store):
@@ -144,7 +181,7 @@ def test_execute__keeps_what_was_leased_since_it_was_planned(store):
     with entry:
         unused(entry)
         cleared = plan.execute()
-        assert cleared.failed[0].reason.startswith("in use by")
+        assert cleared.spared[0].reason.startswith("in use by")
         assert entry.path.exists()
         assert (time.time() - entry.used_at) > 86_400  # and its date is what it was
 
@@ -154,7 +191,7 @@ def test_execute__keeps_what_was_pinned_or_used_since_it_was_planned(store):
     plan = store.plan_prune(max_size=0)
     store.pin(entries[0])
     Store(store.root).get_or_make(key_of(1), Maker())
-    assert [item.reason for item in plan.execute().failed] == [
+    assert [item.reason for item in plan.execute().spared] == [
         "pinned",
         "used in the last 24 hours",
     ]

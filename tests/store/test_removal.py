@@ -158,7 +158,7 @@ def test_clear__keeps_what_was_used_since_it_was_planned(store, key, make):
     plan = store.plan_clear()
     os.utime(entry.path / "meta.json")
     cleared = plan.execute()
-    assert [item.reason for item in cleared.failed] == ["used in the last 24 hours"]
+    assert [item.reason for item in cleared.spared] == ["used in the last 24 hours"]
     assert (cleared.removed, cleared.freed_bytes) == ((), 0)
     assert store.find(key) is not None
 
@@ -167,5 +167,5 @@ def test_clear__keeps_what_was_mended_since_it_was_planned(store, key, make):
     (store.get_or_make(key, make).path / "offsets.npy").unlink()
     plan = store.plan_clear(lambda _: False, force=True)
     store.get_or_make(key, make)
-    assert "not what it was" in plan.execute().failed[0].reason
+    assert "not what it was" in plan.execute().spared[0].reason
     assert store.find(key) is not None

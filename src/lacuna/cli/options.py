@@ -70,6 +70,11 @@ def duration(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun, such as ``1 entry`` or ``2 entries``; an s by default."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
 def show_size(n_bytes: int) -> str:
     """Return a size for reading, such as ``1.4 GB``."""
     from lacuna.store import size_text

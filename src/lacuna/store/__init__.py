@@ -25,7 +25,7 @@ from lacuna.store._digest import Key
 from lacuna.store._entry import Entry
 from lacuna.store._jobs import ask_schedulers
 from lacuna.store._partial import Partial
-from lacuna.store._prune import PrunePlan, Removal
+from lacuna.store._prune import UNMARKED, PrunePlan, Removal
 from lacuna.store._reap import ReapPlan, Scratch, plan_reap, reap_ended
 from lacuna.store._removal import Cleared
 from lacuna.store._root import group_of, make_root
@@ -34,6 +34,7 @@ from lacuna.store._store import Store, Verification
 from lacuna.store._usage import record_usage
 
 __all__ = [
+    "UNMARKED",
     "Cleared",
     "Entry",
     "Key",

@@ -12,8 +12,9 @@ all the same: that it was used just now protects it for a day.
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from threading import RLock
 
 from lacuna.store._claim import Holder, judge
@@ -26,6 +27,44 @@ from lacuna.store._layout import (
     write_file,
 )
 from lacuna.utils.owner import write_record
+
+
+@dataclass(frozen=True)
+class DoubtfulLease:
+    """A lease of which nobody can say whether its owner lives.
+
+    Parameters
+    ----------
+    name
+        Of its file; it begins with the digest of the entry.
+    owner
+        Who took it, for people.
+    evidence
+        Why nobody can say.
+    age_s
+        Time since it was taken, s.
+    entry
+        What it keeps, for people, if a plan knows.
+    reason
+        Why it was not ended, if it was to be.
+    """
+
+    name: str
+    owner: str
+    evidence: str
+    age_s: float
+    entry: str = ""
+    reason: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the entry that it keeps."""
+        return self.name.partition(".")[0]
+
+    @property
+    def label(self) -> str:
+        """What it is, for people."""
+        return f"lease of {self.owner} on {self.entry or self.digest[:12]}"
 
 
 class Lease:
@@ -108,7 +147,7 @@ def release(held: Lease) -> None:
             del _held[key]
 
 
-def holders(root: str, start: str = "") -> dict[str, str]:
+def holders(root: str, start: str = "", ignored: Collection[str] = ()) -> dict[str, str]:
     """Return who uses entries, by digest: owners that live, or of whom nothing is known.
 
     Parameters
@@ -117,6 +156,8 @@ def holders(root: str, start: str = "") -> dict[str, str]:
         The cache root.
     start
         Beginning of the digests to look for.
+    ignored
+        Names of leases that do not count.
 
     Raises
     ------
@@ -125,32 +166,30 @@ def holders(root: str, start: str = "") -> dict[str, str]:
     """
     found = {}
     for name, holder in _judged(root, start):
-        if holder.state != "dead":
+        if holder.state != "dead" and name not in ignored:
             doubt = f" ({holder.reason})" if holder.state == "unknown" else ""
             found[name.partition(".")[0]] = f"{holder}{doubt}"
     return found
 
 
-def end_foreign(root: str, older_than_s: float) -> int:
-    """Remove leases of which nobody can say whether their owner lives; return how many.
+def find_doubtful(root: str, older_than_s: float, start: str = "") -> list[DoubtfulLease]:
+    """Return the leases of which nobody can say whether their owner lives, oldest first.
 
     Parameters
     ----------
     root
         The cache root.
     older_than_s
-        Time since they were taken: an owner that lives and uses the entry for longer loses it.
+        Time since they were taken.
+    start
+        Beginning of their names.
     """
-    n_ended = 0
-    if os.path.islink(f"{root}/{LEASES}"):
-        return 0
-    for name, holder in _judged(root, ""):
-        taken_at = holder.claim[1] / 1e9
-        if holder.state == "unknown" and time.time() - taken_at > older_than_s:
-            with suppress(OSError):
-                os.unlink(f"{root}/{LEASES}/{name}")
-                n_ended += 1
-    return n_ended
+    found = []
+    for name, holder in _judged(root, start):
+        age_s = time.time() - holder.claim[1] / 1e9
+        if holder.state == "unknown" and age_s > older_than_s:
+            found.append(DoubtfulLease(name, str(holder), holder.reason, age_s))
+    return sorted(found, key=lambda item: -item.age_s)
 
 
 def _judged(root: str, start: str) -> Iterator[tuple[str, Holder]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
+from lacuna.errors import CacheDirError
 from lacuna.store._entry import (
     Damage,
     Entry,
@@ -34,12 +35,13 @@ from lacuna.store._layout import (
     write_file,
 )
 from lacuna.store._layout import is_marked as has_marker
-from lacuna.store._lease import holders, is_pinned
+from lacuna.store._lease import DoubtfulLease, find_doubtful, holders, is_pinned
 from lacuna.store._removal import (
     Cleared,
     evict,
     find_leftovers,
     leftover_size,
+    opened,
     remove_leftover,
     restore,
     restore_leased,
@@ -52,6 +54,9 @@ from lacuna.utils.modes import is_shared
 
 RECENT_S = 24 * 3600.0
 """What was used in this time is not evicted."""
+
+UNMARKED = "no marker of the cache lies above it"
+"""Why what nobody can prove to be the cache's is not deleted."""
 
 _EVERY_S = 300.0
 _ROOM = 1 << 30
@@ -134,6 +139,10 @@ class PrunePlan:
         Entries that were used in this time stay.
     missing_bytes
         What would have to be freed beyond that to meet the budgets.
+    leases
+        Leases that end first, as nobody can say whether their owners live.
+    budget
+        What asks for it; None where that was a choice of entries.
     """
 
     root: str
@@ -143,29 +152,59 @@ class PrunePlan:
     leftover_bytes: int
     unused_for_s: float
     missing_bytes: int = 0
+    leases: tuple[DoubtfulLease, ...] = ()
+    budget: Budget | None = None
 
     @property
     def expected_freed_bytes(self) -> int:
         """What executing the plan frees."""
         return sum(item.size_bytes for item in self.removals) + self.leftover_bytes
 
+    def require_writable(self) -> None:
+        """Make sure, before anybody is asked, that this user may remove what the plan names.
+
+        Raises
+        ------
+        CacheDirError
+            The trash, or every place from which something goes, cannot be written.
+        """
+        trash = f"{self.root}/{TRASH}"
+        sources = {os.path.dirname(item.directory) for item in self.removals}
+        places = [trash if os.path.isdir(trash) else self.root]
+        if sources and not any(map(_may_write, sources)):
+            places += sources
+        if any(not _may_write(place) for place in places):
+            raise CacheDirError(
+                errno.EACCES,
+                f"{self.root} cannot be written by you: nothing was deleted. Ask whoever owns it, "
+                "or set cache_dir, LACUNA_CACHE_DIR or --cache-dir to a cache of yours.",
+                self.root,
+            )
+
     def execute(self) -> Cleared[Removal]:
         """Remove what the plan names, but for what was used, or changed, since it was made."""
+        looked_at = [_end(self.root, lease) for lease in self.leases]
         restore_leased(self.root)
         for leftover in self.leftovers:
             remove_leftover(self.root, leftover)
-        removed, failed = [], []
+        removed, spared = [], []
+        failed: list[Removal | DoubtfulLease] = [lease for lease in looked_at if lease.reason]
         for item in self.removals:
             try:
                 reason = _remove(self.root, item, self.unused_for_s)
             except OSError as error:
-                reason = str(error)
-            if reason:
+                why = f"it could not be removed: {error.strerror or error}"
+                failed.append(replace(item, reason=why))
+                continue
+            if reason == UNMARKED:
                 failed.append(replace(item, reason=reason))
+            elif reason:
+                spared.append(replace(item, reason=reason))
             elif reason is not None:
                 removed.append(item)
         freed = sum(item.size_bytes for item in removed) + self.leftover_bytes
-        return Cleared(tuple(removed), tuple(failed), freed)
+        ended = tuple(lease for lease in looked_at if not lease.reason)
+        return Cleared(tuple(removed), tuple(failed), freed, tuple(spared), ended)
 
 
 def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> PrunePlan:
@@ -181,11 +220,20 @@ def plan_clear(root: str, select: Select | None, *, unused_for_s: float) -> Prun
     return _decided(plan, [_judge(root, item, in_use, unused_for_s) for item in found])
 
 
-def plan_prune(root: str, budget: Budget, *, unused_for_s: float = RECENT_S) -> PrunePlan:
+def plan_prune(
+    root: str,
+    budget: Budget,
+    *,
+    unused_for_s: float = RECENT_S,
+    end_leases_older_than_s: float | None = None,
+) -> PrunePlan:
     """Decide what has to go for the budgets, what was unused for longest first."""
     now = time.time()
     items = sorted(_scan(root), key=lambda item: item.used_at)
-    plan, in_use = _plan(root, unused_for_s)
+    plan, in_use = _plan(root, unused_for_s, end_leases_older_than_s)
+    names = {os.path.basename(item.directory): item.label for item in items}
+    leases = (replace(lease, entry=names.get(lease.digest, "")) for lease in plan.leases)
+    plan = replace(plan, budget=budget, leases=tuple(leases))
     total = sum(item.size_bytes for item in items)
     missing = _missing_bytes(root, budget, total, plan.leftover_bytes)
     judged = []
@@ -294,14 +342,19 @@ def _scan(root: str, *, old_only: bool = False) -> Iterator[Removal]:
         yield found
 
 
-def _plan(root: str, unused_for_s: float) -> tuple[PrunePlan, Mapping[str, str]]:
-    """Return a plan that removes leftovers alone, and who uses entries, by digest."""
-    found, in_use = find_leftovers(root), holders(root)
+def _plan(
+    root: str, unused_for_s: float, end_leases_older_than_s: float | None = None
+) -> tuple[PrunePlan, Mapping[str, str]]:
+    """Return a plan without entries, and who will use some after the leases in it have ended."""
+    leases: list[DoubtfulLease] = []
+    if end_leases_older_than_s is not None:
+        leases = find_doubtful(root, end_leases_older_than_s)
+    found, in_use = find_leftovers(root), holders(root, ignored={lease.name for lease in leases})
     # Trash of what is in use stays, or comes back.
     staying = tuple(f"{TRASH}/{digest}." for digest in in_use)
     left = tuple(path for path in found if not path.startswith(staying))
     size = sum(leftover_size(root, path) for path in left)
-    return PrunePlan(root, (), (), left, size, unused_for_s), in_use
+    return PrunePlan(root, (), (), left, size, unused_for_s, leases=tuple(leases)), in_use
 
 
 def _decided(plan: PrunePlan, judged: list[Removal], missing: int = 0) -> PrunePlan:
@@ -329,7 +382,7 @@ def _judge(
     digest, version = os.path.basename(directory), os.path.dirname(os.path.dirname(directory))
     reason = ""
     if not (has_marker(version) or has_marker(os.path.dirname(version))):
-        reason = "no marker of the cache lies above it"
+        reason = UNMARKED
     elif digest in in_use:
         reason = f"in use by {in_use[digest]}"
     elif item.used_at and is_pinned(root, digest):
@@ -337,6 +390,25 @@ def _judge(
     elif time.time() - item.used_at < unused_for_s:
         reason = f"used in the last {unused_for_s / 3600:g} hours"
     return replace(item, reason=reason, because=because)
+
+
+def _may_write(directory: str) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK)
+
+
+def _end(root: str, lease: DoubtfulLease) -> DoubtfulLease:
+    """End a lease, and return it; with the reason, if it stays."""
+    try:
+        if os.path.lexists(f"{root}/{LEASES}/{lease.name}"):
+            if not find_doubtful(root, 0.0, lease.name):
+                return replace(lease, reason="its owner is known by now")
+            with opened(root, LEASES) as place:
+                os.unlink(lease.name, dir_fd=place)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return replace(lease, reason=f"it could not be ended: {error.strerror or error}")
+    return lease
 
 
 def _remove(root: str, item: Removal, unused_for_s: float) -> str | None:

@@ -35,7 +35,7 @@ from lacuna.store._layout import (
     temporary_names,
     write_file,
 )
-from lacuna.store._lease import holders
+from lacuna.store._lease import DoubtfulLease, holders
 from lacuna.store._partial import abandon, find_abandoned
 from lacuna.store.buckets import BUCKETS
 
@@ -55,14 +55,20 @@ class Cleared(Generic[Item]):
     removed
         What is gone.
     failed
-        What was to go and is still there, each with the reason.
+        What was to go and could not be removed, each with the reason.
     freed_bytes
         Size of what is gone, as far as it was looked at, and of the plan's leftovers.
+    spared
+        What was to go and stays, since somebody used, pinned or changed it meanwhile.
+    ended
+        Leases that were ended.
     """
 
     removed: tuple[Item, ...]
-    failed: tuple[Item, ...]
+    failed: tuple[Item | DoubtfulLease, ...]
     freed_bytes: int
+    spared: tuple[Item, ...] = ()
+    ended: tuple[DoubtfulLease, ...] = ()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from lacuna.store._digest import Key
 from lacuna.store._entry import Damage, Entry, read, rehash, survey
 from lacuna.store._fingerprint import Fingerprints
 from lacuna.store._layout import prepare, walk
-from lacuna.store._lease import end_foreign, holders, pin, unpin
+from lacuna.store._lease import holders, pin, unpin
 from lacuna.store._partial import Partial
 from lacuna.store._prune import (
     RECENT_S,
@@ -283,16 +283,6 @@ class Store:
         """Return who uses entries of the root now, or may do so, by digest."""
         return holders(self._root)
 
-    def end_leases(self, older_than_s: float) -> int:
-        """End leases of which nobody can say whether their owner lives; return how many.
-
-        Parameters
-        ----------
-        older_than_s
-            Time since they were taken. What such an owner still uses may then be deleted.
-        """
-        return end_foreign(self._root, older_than_s)
-
     def usage(self) -> Usage:
         """Return how often earlier runs found what they asked the root for."""
         return read_usage(self._root)
@@ -308,6 +298,7 @@ class Store:
         max_age_s: float | None = None,
         min_free: int | None = None,
         old_versions: bool = False,
+        end_leases_older_than_s: float | None = None,
     ) -> PrunePlan:
         """Decide what has to go for the budgets; those not given here are the store's own.
 
@@ -317,6 +308,9 @@ class Store:
             As of the store.
         old_versions
             Remove what lies in a form that this version does not read, too.
+        end_leases_older_than_s
+            End leases, taken so long ago, of which nobody can say whether their owner lives. What
+            such an owner still uses may then be deleted.
         """
         ours = self._budget
         budget = Budget(
@@ -325,7 +319,7 @@ class Store:
             ours.min_free if min_free is None else min_free,
             old_versions=old_versions,
         )
-        return plan_prune(self._root, budget)
+        return plan_prune(self._root, budget, end_leases_older_than_s=end_leases_older_than_s)
 
     def plan_clear(self, select: Select | None = None, *, force: bool = False) -> PrunePlan:
         """Decide what clearing removes: entries, trash and what dead processes left.

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lacuna.cli.options import confirm, print_json, show_size
+from lacuna.cli.options import confirm, counted, print_json, show_size
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def carry_out(
     *,
     has_work: bool,
     is_met: bool = True,
-    what: str = "entries",
+    may_spare: bool = False,
+    nothing: str = "nothing to delete",
+    what: tuple[str, str] = ("entry", "entries"),
     key: str = "cleared",
 ) -> int:
     """Print a plan, ask, execute it, and return the exit code.
@@ -48,25 +50,40 @@ def carry_out(
         Whether anything is to go.
     is_met
         Whether that is all that was asked for.
+    may_spare
+        Whether it is fine that somebody uses some of it by now, and it stays.
+    nothing
+        What to say if nothing is to go.
     what
-        What the plan removes, in the plural.
+        What the plan removes: one, and many.
     key
         Name in JSON of what came of it.
     """
     require_consent(args)
     if not args.json:
         show()
-        print("" if has_work else "nothing to delete\n", end="")
+        print("" if has_work else f"{nothing}\n", end="")
     cleared = None
     if has_work and not args.dry_run:
-        if not args.yes and not confirm(f"Delete {show_size(plan.expected_freed_bytes)}?"):
+        if not args.yes and not confirm(_question(plan)):
             print("lacuna: nothing was deleted", file=sys.stderr)
             return 1
         cleared = plan.execute()
     if args.json:
         print_json({"plan": plan, key: cleared})
     elif cleared:
-        print(f"deleted {len(cleared.removed)} {what}, {show_size(cleared.freed_bytes)} freed")
-        for item in cleared.failed:
+        n_removed = counted(len(cleared.removed), *what)
+        ended = f", {counted(len(cleared.ended), 'lease')} ended" if cleared.ended else ""
+        print(f"deleted {n_removed}, {show_size(cleared.freed_bytes)} freed{ended}")
+        for item in (*cleared.spared, *cleared.failed):
             print(f"not deleted: {item.label}: {item.reason}")
-    return 0 if args.dry_run or (is_met and not (cleared and cleared.failed)) else 1
+    is_left = cleared and (cleared.failed or (cleared.spared and not may_spare))
+    return 0 if args.dry_run or (is_met and not is_left) else 1
+
+
+def _question(plan: "PrunePlan | ReapPlan") -> str:
+    question = f"Delete {show_size(plan.expected_freed_bytes)}"
+    if leases := getattr(plan, "leases", ()):
+        number = counted(len(leases), "lease")
+        question += f", and end {number} although those who took them may live"
+    return f"{question}?"

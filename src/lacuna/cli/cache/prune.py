@@ -1,18 +1,17 @@
 """``lacuna cache prune | pin | unpin``: keep within the budgets, and keep what must stay."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lacuna.cli.cache.clear import clear_entries
 from lacuna.cli.cache.consent import add_consent, require_consent
-from lacuna.cli.options import confirm, duration, print_json, size
+from lacuna.cli.options import duration, print_json, show_duration, show_size, size
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
-    from lacuna.store import Entry
+    from lacuna.store import Entry, PrunePlan
 
 _FEWEST_DIGITS = 4
 
@@ -20,6 +19,10 @@ _FEWEST_DIGITS = 4
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Add what evicts entries, and what protects them."""
     prune = add("prune", _prune, "Delete what was unused for longest, as far as budgets ask for.")
+    prune.epilog = (
+        "What is in use, pinned, or was used in the last 24 h stays, even if a budget cannot be "
+        "met then: that is no error. Exit code 1: something that was to go could not be removed."
+    )
     budgets = prune.add_argument_group("budgets (default: those of the configuration)")
     budgets.add_argument("--max-size", type=size, metavar="SIZE", help="keep SIZE at most")
     budgets.add_argument(
@@ -34,7 +37,7 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
         type=duration,
         metavar="TIME",
         help="first end leases from other machines or containers that were taken so long ago: "
-        "whoever took them may have been killed, and who was not loses what it uses",
+        "whoever took them may have been killed, and who was not may lose what it uses",
     )
     add_consent(prune)
     for name, text in (
@@ -51,22 +54,45 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _prune(args: argparse.Namespace) -> int:
+    from lacuna.store import UNMARKED
     from lacuna.workflow.stores import open_store
 
     require_consent(args)
-    store, older_than_s = open_store(args.settings), args.end_leases_older_than
-    if older_than_s is not None and not args.dry_run:
-        if not args.yes and not confirm("End leases whose owners may still use what they hold?"):
-            print("lacuna: nothing was deleted", file=sys.stderr)
-            return 1
-        print(f"leases ended: {store.end_leases(older_than_s)}", file=sys.stderr)
-    plan = store.plan_prune(
+    plan = open_store(args.settings).plan_prune(
         max_size=args.max_size,
         max_age_s=args.max_age,
         min_free=args.min_free,
         old_versions=args.old_versions,
+        end_leases_older_than_s=args.end_leases_older_than,
     )
-    return clear_entries(args, plan, is_met=not plan.missing_bytes)
+    # A cron job must hear of a cache that never gets smaller; that it is busy today is no news.
+    is_met = not any(item.reason == UNMARKED for item in plan.kept)
+    nothing = "nothing to delete" if plan.kept or plan.missing_bytes else _say_met(plan)
+    return clear_entries(args, plan, is_met=is_met, may_spare=True, nothing=nothing)
+
+
+def _say_met(plan: "PrunePlan") -> str:
+    """Return which budgets there are, where all of them are met."""
+    budget = plan.budget
+    shown = {
+        "max_size": budget and budget.max_size is not None and _exact(budget.max_size),
+        "max_age": budget and budget.max_age_s is not None and show_duration(budget.max_age_s),
+        "min_free": budget and budget.min_free and _exact(budget.min_free),
+    }
+    met = [f"{name} ({value})" for name, value in shown.items() if value]
+    unset = [name for name, value in shown.items() if not value]
+    parts = [f"No {_joined(unset, 'or')} is set"] if unset else []
+    parts += [f"{_joined(met, 'and')} {'is' if len(met) == 1 else 'are'} met"] if met else []
+    return f"{'; '.join(parts)}: nothing to delete"
+
+
+def _exact(n_bytes: int) -> str:
+    """Return a size, in the binary unit if it was probably given in that."""
+    return show_size(n_bytes) if not n_bytes or n_bytes % (1 << 30) else f"{n_bytes >> 30} GiB"
+
+
+def _joined(names: Sequence[str], word: str) -> str:
+    return f" {word} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def _change(args: argparse.Namespace, *, pinned: bool) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lacuna.cli.cache.consent import add_consent, carry_out
-from lacuna.cli.options import duration, show_size
+from lacuna.cli.options import counted, duration, show_size
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _reap(args: argparse.Namespace) -> int:
         plan,
         lambda: _show(plan.items),
         has_work=bool(plan.removals),
-        what="pieces",
+        what=("piece", "pieces"),
         key="reaped",
     )
 
@@ -68,7 +68,8 @@ def _show(items: "Sequence[Scratch]") -> None:
         if not (item.kind == "record" and item.removable):
             print(f"{'delete' if item.removable else 'keep'}: {show_scratch(item)}")
     if n_records:
-        print(f"delete: the records of {n_records} owners of whom nothing else is left")
+        owners = counted(n_records, "owner")
+        print(f"delete: the records of {owners} of whom nothing else is left")
 
 
 def show_scratch(item: "Scratch") -> str:
