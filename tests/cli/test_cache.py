@@ -316,6 +316,24 @@ def test_clear__entries_of_shared_caches_stay(root, tmp_path, monkeypatch, capsy
     assert entry.path.exists()
 
 
+@pytest.mark.usefixtures("refused_permissions")
+def test_clear__of_what_this_user_cannot_write_says_so_and_shows_no_plan(filled, root, capsys):
+    for path in (root, *root.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o500)
+    try:
+        assert output(capsys, "clear", "--dry-run").count("delete: ") == 2
+        run("clear", "--yes", code=1)
+        captured = capsys.readouterr()
+    finally:
+        for path in (root, *root.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o700)
+    assert captured.out == ""
+    assert f"error: {root} cannot be written by you: nothing was deleted." in captured.err
+    assert all(entry.path.exists() for entry in filled.values())
+
+
 def test_clear__json_plan_and_outcome(filled, capsys):
     plan = json.loads(output(capsys, "clear", "--dry-run", "--json"))["plan"]
     assert {item["label"] for item in plan["removals"]} == {"tdi map old", "tdi map week"}

@@ -200,11 +200,38 @@ def version_lag(directory: str) -> int:
 
 
 def walk(root: str) -> Iterator[tuple[str, bool]]:
-    """Yield the path of all that lies in the buckets, sorted, and whether it lies as entries do."""
+    """Yield the path of all that lies in the buckets, sorted, and whether it lies as entries do.
+
+    Raises
+    ------
+    CacheDirError
+        This user may not read it.
+    """
     for bucket in BUCKETS:
         place = f"{root}/{bucket}"
         if not os.path.islink(place):
-            yield from _walk(place, _LEVELS)
+            try:
+                yield from _walk(place, _LEVELS)
+            except PermissionError as error:
+                raise _closed(root, error) from error
+
+
+def _closed(root: str, error: PermissionError) -> CacheDirError:
+    """Return the error that says which directory keeps this user out, and who can help."""
+    is_root = not os.access(root, os.R_OK | os.X_OK)
+    place, mode, ask = root if is_root else str(error.filename), "", "ask whoever owns it"
+    with suppress(OSError):
+        status = os.stat(place)
+        group = f"group {status.st_gid}"
+        mode = f" ({stat.filemode(status.st_mode)}, {group})"
+        if status.st_mode & stat.S_IRGRP:
+            ask = f"ask to be added to {group}"
+    return CacheDirError(
+        error.errno,
+        f"You may not read the cache {place}{mode}: {ask}, or set cache_dir, LACUNA_CACHE_DIR or "
+        "--cache-dir to a cache of yours.",
+        root,
+    )
 
 
 def _walk(directory: str, levels: tuple[re.Pattern[str], ...]) -> Iterator[tuple[str, bool]]:

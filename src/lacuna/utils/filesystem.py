@@ -45,7 +45,7 @@ class Location:
         self.path = path
         self.source = source
         self.problem = problem
-        self.exists = path is not None and path.is_dir()
+        self.exists = path is not None and os.path.isdir(path)  # no, where it cannot be looked at
         self.writable = path is not None and is_writable(path)
         self.filesystem = None if path is None else filesystem_type(path)
         self.free_bytes, self.free_inodes = (None, None) if path is None else free_space(path)
