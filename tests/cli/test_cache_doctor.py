@@ -44,7 +44,7 @@ def test_doctor__examines_the_cache_and_scratch(root, tmp_path, monkeypatch, cap
     assert f"{tmp_path}/scratch\n  " in text
     assert "  ok       publication: an entry was published and read back in " in text
     assert text.count("publication") == 1
-    assert text.splitlines()[-1].startswith("0 problem, ")
+    assert text.splitlines()[-1].startswith("0 problems, ")
     assert text.endswith(": nothing was found that breaks a promise of the cache\n")
     assert not [path for path in root.iterdir() if path.name.startswith(".lacuna-doctor")]
 
@@ -109,10 +109,10 @@ def test_adopt__plan_question_and_marks(purged, root, monkeypatch, capsys):
     answer(monkeypatch, "y\n")
     text = output(capsys, "adopt", str(root))
     assert text == (
-        f"mark: {purged}\nmark: {root}\n1 entries, 1 below no marker\nmarked 2 directories\n"
+        f"mark: {purged}\nmark: {root}\n1 entry, 1 below no marker\nmarked 2 directories\n"
     )
     assert (purged / ".lacuna-cache").exists()
-    assert output(capsys, "adopt") == "1 entries, 0 below no marker\nnothing to mark\n"
+    assert output(capsys, "adopt") == "1 entry, 0 below no marker\nnothing to mark\n"
 
 
 def test_adopt__other_data_is_listed_and_refused(purged, root, capsys):

@@ -79,6 +79,13 @@ def test_demo__again_takes_the_index_from_the_cache(shown, root):
     assert "index of 4992 streamlines, built earlier" in demo(root)
 
 
+def test_demo__quietly_says_nothing(shown, root, capsys):
+    places = ["--cache-dir", str(root / "kept"), "--tmp-dir", str(root / "scratch")]
+    assert main(["demo", str(root / "quiet"), "-q", *places]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert list((root / "quiet").rglob("*_map.nii.gz"))
+
+
 def test_demo__the_last_command_runs_as_it_is_printed(shown, capsys):
     words = shlex.split(shown.splitlines()[-1])
     assert words[0] == "lacuna"

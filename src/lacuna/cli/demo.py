@@ -1,13 +1,15 @@
 """``lacuna demo``: everything once, on data that ship in the package, in front of your eyes."""
 
 import argparse
+import io
 import shlex
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lacuna.cli.options import add_threads, common_options, print_table, show_size
+from lacuna.cli.options import add_threads, common_options, counted, print_table, show_size
 
 if TYPE_CHECKING:
     from lacuna.assets.bundled import DemoFiles
@@ -45,7 +47,14 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration."""
+    """Run the demonstration; quietly, it only makes its files."""
+    if not args.quiet:
+        return _run(args)
+    with redirect_stdout(io.StringIO()):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     from lacuna.assets.bundled import copy_demo
     from lacuna.workflow.stores import open_store
 
@@ -222,7 +231,8 @@ def _tell_places(store: "Store", directory: Path, first: "Finished", sweep: _Swe
         print(f"  a picture       {outcome.outputs.path('disconnection', 'map', '.png')}")
     print(f"  a picture       {sweep.picture}")
     print(f"Cache             {store.root} (chosen by: {chosen['cache']})")
-    print(f"  this index      {size} in {len(entries)} entries; `lacuna cache list` shows them")
+    number = counted(len(entries), "entry", "entries")
+    print(f"  this index      {size} in {number}; `lacuna cache list` shows them")
 
 
 def _tell_next(files: "DemoFiles") -> None:

@@ -3,13 +3,13 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacuna.cli.cache.consent import add_consent, require_consent
-from lacuna.cli.options import confirm, duration, print_json
+from lacuna.cli.options import confirm, counted, duration, print_json
 from lacuna.errors import CacheDirError
 from lacuna.utils.cache import get_cache_dir, get_temp_base_dir
 
@@ -65,8 +65,9 @@ def _doctor(args: argparse.Namespace) -> int:
         print_json(found)
     else:
         _print_findings(found)
-        counts = [f"{verdicts.count(name)} {name}" for name in ("problem", "warning", "note", "ok")]
+        counts = [counted(verdicts.count(name), name) for name in ("problem", "warning", "note")]
         what = "something" if "problem" in verdicts else "nothing"
+        counts.append(f"{verdicts.count('ok')} ok")
         print(f"{', '.join(counts)}: {what} was found that breaks a promise of the cache")
     return int("problem" in verdicts)
 
@@ -110,16 +111,20 @@ def _adopt(args: argparse.Namespace) -> int:
         _print_plan(plan)
     marked: tuple[str, ...] | None = None
     if plan.marks and not args.dry_run:
-        if not args.yes and not confirm(f"Mark {len(plan.marks)} directories?"):
+        if not args.yes and not confirm(f"Mark {_directories(plan.marks)}?"):
             print("lacuna: nothing was marked", file=sys.stderr)
             return 1
         marked = plan.execute()
     if args.json:
         print_json({"plan": plan, "marked": marked})
     elif marked is not None:
-        print(f"marked {len(marked)} directories")
+        print(f"marked {_directories(marked)}")
     is_refused = plan.n_left or (plan.foreign and not plan.n_entries)
     return 1 if is_refused or (marked is not None and marked != plan.marks) else 0
+
+
+def _directories(marks: Sequence[str]) -> str:
+    return counted(len(marks), "directory", "directories")
 
 
 def _print_plan(plan: "AdoptionPlan") -> None:
@@ -127,7 +132,9 @@ def _print_plan(plan: "AdoptionPlan") -> None:
         print(f"mark: {directory}")
     for path in plan.foreign:
         print(f"not ours: {path}")
-    print(f"{plan.n_entries} entries, {plan.n_unmarked} below no marker", end="")
+    print(
+        f"{counted(plan.n_entries, 'entry', 'entries')}, {plan.n_unmarked} below no marker", end=""
+    )
     print(f"; {plan.n_left} of them stay so: move away what is not ours" if plan.n_left else "")
     if not plan.marks:
         print("nothing to mark")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lacuna.cli.cache.init import group_name
 from lacuna.cli.cache.reap import show_scratch
 from lacuna.cli.cache.selection import add_filters, selection
-from lacuna.cli.options import print_json, print_table, show_duration, show_size
+from lacuna.cli.options import counted, print_json, print_table, show_duration, show_size
 from lacuna.errors import CacheError
 from lacuna.utils.cache import describe
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lacuna.utils.filesystem import Location
 
 _MOST_SHOWN = 20
+_ADOPT = "`lacuna cache adopt` marks it again (below no marker nothing is deleted)"
 _LARGE_BYTES = 50 << 30
 _SORT_KEYS: "dict[str, Callable[[Entry], Any]]" = {
     "used": lambda entry: -entry.used_at,
@@ -129,21 +130,28 @@ def _print_held(held: dict[str, Any]) -> None:
     if held["group"]:
         print(f"the cache is shared with group {held['group']}: its members change it too")
     for name, total in held["buckets"].items():
-        print(f"{name}: {total['entries']} entries, {show_size(total['bytes'])}")
+        print(f"{name}: {_entries(total['entries'])}, {show_size(total['bytes'])}")
+    for path in held["unmarked"]:
+        print(f"no marker: {path}; {_ADOPT}")
     if held["pinned"] or held["in_use"]:
-        print(f"pinned: {held['pinned']} entries; in use: {held['in_use']}")
+        print(f"pinned: {_entries(held['pinned'])}; in use: {held['in_use']}")
     if usage := held["usage"]:
         since = datetime.fromtimestamp(usage.since, UTC).date()
-        print(f"asked for since {since}: {usage.hits} hits, {usage.misses} misses")
+        misses = counted(usage.misses, "miss", "misses")
+        print(f"asked for since {since}: {counted(usage.hits, 'hit')}, {misses}")
     if text := say_if_large(sum(total["bytes"] for total in held["buckets"].values())):
         print(text)
     if held["damaged"]:
-        print(f"damaged: {held['damaged']} entries; `lacuna cache verify` says more")
+        print(f"damaged: {_entries(held['damaged'])}; `lacuna cache verify` says more")
     if held["leftovers"]:
         amount = show_size(held["leftover_bytes"])
         print(f"leftovers: {held['leftovers']}, {amount}; `lacuna cache clear` removes them")
     for path in held["unmanaged"]:
         print(f"unmanaged, never deleted: {path}")
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
 
 
 def say_if_large(n_bytes: int) -> str:
@@ -171,6 +179,7 @@ def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
     """Return who shares it, totals per bucket, and what else is known of it."""
     from lacuna.store import group_of
     from lacuna.store.buckets import BUCKETS
+    from lacuna.store.doctor import plan_adoption
     from lacuna.workflow.stores import open_store
 
     store = open_store(args.settings)
@@ -183,12 +192,16 @@ def _what_is_held(args: argparse.Namespace) -> dict[str, Any]:
         total["entries"] += 1
         total["bytes"] += entry.size_bytes
         pinned += entry.pinned
+    unmarked: tuple[str, ...] = ()
+    with suppress(OSError):
+        unmarked = plan_adoption(str(store.root)).marks
     plan = store.plan_clear(lambda _entry: False)
     usage = store.usage()
     group = group_of(store.root)
     return {
         "group": None if group is None else group_name(group),
         "buckets": buckets,
+        "unmarked": unmarked,
         "pinned": pinned,
         "in_use": len(store.users()),
         "usage": usage if usage.since else None,
