@@ -1,5 +1,9 @@
+import errno
+import os
+
 import pytest
 
+from lacuna.errors import CacheFullError
 from lacuna.formats.replace import replacing
 from lacuna.utils.owner import current_owner
 
@@ -31,6 +35,25 @@ def test_replacing__what_was_begun_is_removed_on_any_exception(tmp_path, error):
     with pytest.raises(error):
         write_half()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_replacing__on_a_full_disk_says_which_folder_and_what_to_do(tmp_path, number):
+    def write(*where):
+        with replacing(tmp_path / "map.nii.gz"):
+            raise OSError(number, os.strerror(number), *where)
+
+    with pytest.raises(CacheFullError) as caught:
+        write()
+    assert f"map.nii.gz could not be written to {tmp_path}: {os.strerror(number)}; " in str(
+        caught.value
+    )
+    assert "MB are free on the disk. Make room there" in str(caught.value)
+    assert caught.value.errno == number
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="another") as caught:
+        write("/another/place")
+    assert not isinstance(caught.value, CacheFullError)
 
 
 def test_replacing__names_as_long_as_a_file_system_allows(tmp_path):

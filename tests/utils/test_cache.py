@@ -27,6 +27,7 @@ from lacuna.utils.cache import (
     make_temp_file,
     set_locations,
 )
+from lacuna.utils.locations import failure
 
 EXPORT = "_LACUNA_LOCATIONS"
 GETTERS = [get_cache_dir, get_tdi_cache_dir, get_transform_cache_dir, get_temp_base_dir]
@@ -398,8 +399,14 @@ def test_tmp_dir_list__none_usable_says_why_for_each(tmp_path):
     set_locations(tmp_dir=Choice(["$NOT_SET/x", unusable(tmp_path)], "tmp_dir in lab.yaml, line 2"))
     with pytest.raises(CacheDirError, match="NOT_SET is not set") as caught:
         get_temp_base_dir()
-    assert "Not a directory" in str(caught.value)
-    assert "tmp_dir in lab.yaml, line 2" in str(caught.value)
+    first, *candidates = str(caught.value).splitlines()
+    assert first.startswith(
+        "None of the temp directories (tmp_dir in lab.yaml, line 2) can be used. Change it there ("
+    )
+    assert candidates == [
+        "  $NOT_SET/x: the variable NOT_SET is not set; set it, or write ${NOT_SET:-fallback}",
+        f"  {unusable(tmp_path)}: Not a directory",
+    ]
 
 
 @pytest.fixture
@@ -580,6 +587,17 @@ def test_error__of_scratch_in_a_read_only_cache_names_lacuna_tmp_dir(tmp_path, r
     assert caught.value.errno == errno.EACCES
     with pytest.raises(CacheDirError, match="Set LACUNA_TMP_DIR"):
         get_temp_dir()
+
+
+def test_error__of_scratch_in_a_read_only_cache_says_where_such_a_cache_belongs(tmp_path):
+    error = failure(
+        *("tmp_dir", "/proc/self/tmp", "tmp in the cache directory, chosen by --cache-dir"),
+        OSError(errno.EROFS, "Read-only file system"),
+    )
+    start = "The cache /proc/self (--cache-dir) cannot be written: Read-only file system; "
+    assert str(error).startswith(start)
+    assert "name it under shared_cache_dirs (LACUNA_SHARED_CACHE_DIRS)" in str(error)
+    assert "Set LACUNA_TMP_DIR" in str(error)
 
 
 def test_error__of_a_place_where_nothing_can_be_made_names_lacuna_tmp_dir():

@@ -239,6 +239,8 @@ def test_full_disk__is_an_error_of_its_own(base, monkeypatch):
     with pytest.raises(CacheFullError, match="No space left") as caught:
         get_temp_dir()
     assert caught.value.errno == 28
+    assert " MB and " in str(caught.value)
+    assert "inodes free on the disk). Make room there, or use another disk." in str(caught.value)
     assert list(base.iterdir()) == []
 
 

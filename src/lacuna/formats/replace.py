@@ -1,11 +1,14 @@
 """Writing a file beside its place and renaming it: readers see the old one or the whole new one."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from lacuna.errors import CacheFullError
+from lacuna.utils.filesystem import free_space
 from lacuna.utils.owner import PROCESS, current_owner, unique_name
 
 MAX_NAME_CHARACTERS = 150
@@ -25,6 +28,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     ------
     stream
         A file in the same directory, removed if the block raises.
+
+    Raises
+    ------
+    CacheFullError
+        There is no space, quota or inode left for it.
     """
     path = Path(path)
     # The name begins with a dot and keeps no known extension: no search for images or
@@ -37,7 +45,28 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             beside.unlink()
+        if isinstance(error, OSError) and _means_full(error, beside):
+            raise _full(error, path) from error
         raise
+
+
+def _means_full(error: OSError, path: Path) -> bool:
+    """Whether no room is left for a file; an error that names another is not about this one."""
+    is_ours = error.filename in (None, str(path))
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) and is_ours
+
+
+def _full(error: OSError, path: Path) -> CacheFullError:
+    """Return the error that says where no room is left: a write that fails names no file."""
+    folder = path.absolute().parent
+    n_bytes = free_space(folder)[0]
+    left = "" if n_bytes is None else f"; {n_bytes / 1e6:.1f} MB are free on the disk"
+    return CacheFullError(
+        error.errno,
+        f"{path.name} could not be written to {folder}: {error.strerror}{left}. Make room there, "
+        "or write to a folder on another disk; no part of the file was left.",
+        str(path),
+    )

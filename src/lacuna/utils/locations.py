@@ -216,13 +216,18 @@ def _first_usable(key: str, chosen: Choice, *, make: bool) -> tuple[str, str]:
         try:
             path = place(text)
         except CacheDirError as error:
-            problems.append(str(error).partition(". ")[0])
+            problem = str(error).rpartition(" cannot be used: ")[2].partition(". ")[0].rstrip(".")
         else:
             if is_writable(path):
                 return path, chosen.source
-            problems.append(f"{path} is not writable")
-    problem = OSError(errno.EACCES, "; ".join(problems))
-    raise failure(key, ", ".join(chosen.texts), chosen.source, problem)
+            problem = "not writable"
+        problems.append(f"\n  {text}: {problem}")
+    titles = f"{_TITLES[key][:-1]}ies"
+    raise CacheDirError(
+        errno.EACCES,
+        f"None of the {titles} ({chosen.source}) can be used. {_way_out(key)}{''.join(problems)}",
+        ", ".join(chosen.texts),
+    )
 
 
 def _resolve(text: str, chosen: Choice) -> str:
@@ -411,8 +416,27 @@ def failure(key: str, path: str, source: str, error: OSError | ValueError) -> Ca
     message = f"The {_TITLES[key]} {path} ({source}) cannot be used: {reason_of(error)}. "
     if number == errno.ENAMETOOLONG:
         return CacheDirError(number, message + "Use a shorter path or prefix.", path)
-    kind = CacheFullError if number in _FULL else CacheDirError
-    return kind(number, message + _way_out(key), path)
+    if number in _FULL:
+        message = f"{message[:-2]} ({_left(path)}). Make room there, or use another disk. "
+        return CacheFullError(number, message + _way_out(key), path)
+    cache, part_of = os.path.dirname(path), "tmp in the cache directory, chosen by "
+    if source.startswith(part_of) and not os.access(cache, os.W_OK):
+        message = (
+            f"The cache {cache} ({source.removeprefix(part_of)}) cannot be written: "
+            f"{reason_of(error)}; nor can scratch in it. If it is there to be read only, name it "
+            "under shared_cache_dirs (LACUNA_SHARED_CACHE_DIRS), and another as the cache. To use "
+            "it as it is: "
+        )
+    return CacheDirError(number, message + _way_out(key), path)
+
+
+def _left(path: str) -> str:
+    from lacuna.utils.filesystem import free_space
+
+    n_bytes, n_inodes = free_space(path)
+    found = [] if n_bytes is None else [f"{n_bytes / 1e6:.1f} MB"]
+    found += [] if n_inodes is None else [f"{n_inodes} inodes"]
+    return f"{' and '.join(found) or 'it is not known what'} free on the disk"
 
 
 def reason_of(error: OSError | ValueError) -> str:
