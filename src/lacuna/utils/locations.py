@@ -417,17 +417,21 @@ def failure(key: str, path: str, source: str, error: OSError | ValueError) -> Ca
     if number == errno.ENAMETOOLONG:
         return CacheDirError(number, message + "Use a shorter path or prefix.", path)
     if number in _FULL:
-        message = f"{message[:-2]} ({_left(path)}). Make room there, or use another disk. "
-        return CacheFullError(number, message + _way_out(key), path)
+        message = f"{message[:-2]} ({_left(path)}). Make room there, or "
+        return CacheFullError(number, message + _uncapitalised(_way_out(key, full=True)), path)
     cache, part_of = os.path.dirname(path), "tmp in the cache directory, chosen by "
     if source.startswith(part_of) and not os.access(cache, os.W_OK):
         message = (
             f"The cache {cache} ({source.removeprefix(part_of)}) cannot be written: "
             f"{reason_of(error)}; nor can scratch in it. If it is there to be read only, name it "
-            "under shared_cache_dirs (LACUNA_SHARED_CACHE_DIRS), and another as the cache. To use "
-            "it as it is: "
+            "under shared_cache_dirs (LACUNA_SHARED_CACHE_DIRS), and another as the cache; or "
         )
+        return CacheDirError(number, message + _uncapitalised(_way_out(key)), path)
     return CacheDirError(number, message + _way_out(key), path)
+
+
+def _uncapitalised(text: str) -> str:
+    return text[0].lower() + text[1:]
 
 
 def _left(path: str) -> str:
@@ -446,11 +450,12 @@ def reason_of(error: OSError | ValueError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
 
 
-def _way_out(key: str) -> str:
+def _way_out(key: str, *, full: bool = False) -> str:
     variable = _VARIABLES[key]
     configured = _state().get(key)
     if configured is None or configured.source.startswith((DEFAULT, "LACUNA_", "tmp in ")):
-        return f"Set {variable} to a directory that you can write."
+        which = "on a disk with room" if full else "that you can write"
+        return f"Set {variable} to a directory {which}."
     return f"Change it there ({configured.source}; {variable} does not override it)."
 
 
