@@ -582,10 +582,10 @@ def test_error__of_a_configured_directory_points_to_the_configuration(tmp_path):
 def test_error__of_scratch_in_a_read_only_cache_names_lacuna_tmp_dir(tmp_path, refused_permissions):
     (tmp_path / "c").mkdir(mode=0o500)
     configure_cache(tmp_path / "c")
-    with pytest.raises(CacheDirError, match="[Ss]et LACUNA_TMP_DIR") as caught:
+    with pytest.raises(CacheDirError, match=r"[Ss]et LACUNA_TMP_DIR") as caught:
         get_temp_base_dir()
     assert caught.value.errno == errno.EACCES
-    with pytest.raises(CacheDirError, match="[Ss]et LACUNA_TMP_DIR"):
+    with pytest.raises(CacheDirError, match=r"[Ss]et LACUNA_TMP_DIR"):
         get_temp_dir()
 
 
@@ -602,7 +602,7 @@ def test_error__of_scratch_in_a_read_only_cache_says_where_such_a_cache_belongs(
 
 def test_error__of_a_place_where_nothing_can_be_made_names_lacuna_tmp_dir():
     configure_cache("/proc/self")  # exists, and refuses root too
-    with pytest.raises(CacheDirError, match="[Ss]et LACUNA_TMP_DIR"):
+    with pytest.raises(CacheDirError, match=r"[Ss]et LACUNA_TMP_DIR"):
         get_temp_base_dir()
     assert get_cache_dir() == Path("/proc/self")
 

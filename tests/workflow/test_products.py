@@ -132,6 +132,18 @@ def test_open_index__a_second_process_does_not_build(warm, tck):
     assert found.stdout.split() == ["False", str(here.index.map.tdi.sum())]
 
 
+def test_open_index__says_whether_it_waited_for_another_builder(warm, tck, told):
+    class Busy(Store):
+        def get_or_make(self, *asked, on_wait, **options):
+            on_wait("Waiting for it: process 7 is building it.")
+            return super().get_or_make(*asked, on_wait=on_wait, **options)
+
+    assert not open_index(warm, tck, grid=RAS).waited
+    opened = open_index(Busy(warm.root), tck, grid=RAS)
+    assert (opened.waited, opened.built) == (True, False)
+    assert "process 7 is building it" in told.text
+
+
 def test_open_index__arrays_are_mapped_not_read(warm, tck):
     opened = open_index(warm, tck, grid=RAS)
     for array in (opened.index.hits.hits, opened.index.map.visits, opened.index.streamlines.words):

@@ -271,6 +271,7 @@ def _execute(
         )
     index, index_seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
+    whence += ", after waiting for another process to build it" if opened.waited else ""
     say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
     weighting = None if ready.weights is None else Weighting.of(index, ready.weights)
     measures = open_measures(

@@ -61,6 +61,8 @@ class OpenedIndex:
         Whether anything had to be built.
     space
         Space of the tractogram, where the caller knows it.
+    waited
+        Whether another process was waited for, which was building.
     """
 
     index: Index
@@ -69,6 +71,7 @@ class OpenedIndex:
     keys: Mapping[str, str]
     built: bool
     space: StatedSpace | None = None
+    waited: bool = False
 
     @property
     def n_streamlines(self) -> int:
@@ -88,6 +91,7 @@ class _Products:
         self.progress = progress
         self.keys: dict[str, str] = {}
         self.built = False
+        self.waited = False
         self.entries: dict[str, Entry] = {}
         self.name = path.name
         is_packed = needs_unpacking(path)  # first, as it says what is wrong with the path
@@ -122,10 +126,18 @@ class _Products:
 
         key = Key(product, parameters or {}, {"tractogram": self.fingerprint}, label or self.name)
         entry = self.store.get_or_make(
-            key, made, partial(_reopen, check), expected_bytes=expected_bytes + to_come or None
+            key,
+            made,
+            partial(_reopen, check),
+            expected_bytes=expected_bytes + to_come or None,
+            on_wait=self._wait,
         )
         self.keys[product], self.entries[product] = entry.digest, entry
         return entry
+
+    def _wait(self, message: str) -> None:
+        self.waited = True
+        logger.warning("%s", message)
 
     def open(
         self,
@@ -295,7 +307,13 @@ def open_index(
     mapped = products.map(grid, rule, upsample, to_come=products.missing_hits_bytes())
     index = Index(products.file.streamlines, products.parts, products.hits(), mapped)
     return OpenedIndex(
-        index, products.file, products.fingerprint, products.keys, products.built, space
+        index,
+        products.file,
+        products.fingerprint,
+        products.keys,
+        products.built,
+        space,
+        waited=products.waited,
     )
 
 
