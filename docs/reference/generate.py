@@ -161,8 +161,8 @@ def cache_layout() -> str:
         "",
         "Private caches have modes `0700` and `0600`, those of a group `2770` and `0660`",
         "(records of owners `0640`), whatever the umask. `tmp` of a group is sticky, `3770`.",
-        "What other libraries write into `.kernels`, `.libraries` and `tmp` has the modes that they",
-        "give it; the directory of a private cache lets nobody else reach it.",
+        "What other libraries write into `.kernels`, `.libraries` and `tmp` has the modes that",
+        "they give it; the directory of a private cache lets nobody else reach it.",
         "",
     ]
     return "\n".join(lines)
