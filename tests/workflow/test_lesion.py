@@ -279,7 +279,7 @@ def test_check_spaces__the_same_by_any_alias():
 
 
 def test_check_spaces__different_spaces_are_refused_with_the_way_out():
-    with pytest.raises(SpaceError, match=r"Bring the mask into B.*later version.*--space"):
+    with pytest.raises(SpaceError, match=r"Bring the mask into B.*--transform FILE.*--space"):
         check_spaces(said("A"), said("B"))
 
 

@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     from lacuna.workflow.batch import BatchPlan, Draw, Outcome
     from lacuna.workflow.damage import OpenedAtlas
     from lacuna.workflow.lesion import Lesion
+    from lacuna.workflow.measures import Measures
     from lacuna.workflow.products import OpenedIndex
-    from lacuna.workflow.warped import Warp
     from lacuna.workflow.record import RunRecord
+    from lacuna.workflow.warped import Warp
 
 EXAMPLE = """\
 example, with the data that `lacuna demo` copies:
@@ -192,10 +193,11 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     from dataclasses import replace
 
     from lacuna.bids.dataset import find_lesions
-    from lacuna.workflow.batch import Choices, plan_batch, screen
+    from lacuna.workflow.batch import Choices, lesion_spaces, plan_batch, screen
     from lacuna.workflow.damage import check_atlases
     from lacuna.workflow.lesion import require_space
     from lacuna.workflow.stores import open_store
+    from lacuna.workflow.warped import choose_warp
 
     listing = find_lesions(args.input, args.participant_label)
     path = find_tractogram(args)
@@ -206,14 +208,18 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
         strict=args.strict,
     )
     space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")
+    store = open_store(args.settings)
+    warp = find_warp(args, store, path)
+    if warp is not None:
+        warp = choose_warp(warp, lesion_spaces(listing, choices))
+        space = space if warp is None else warp.space
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, space.name)
     weights = read_weights(args.weights) if args.weights else None
     atlases = open_atlases(args)
     check_atlases(atlases, space, path.name)
-    store = open_store(args.settings)
     record = replace(
-        _describe_run(args, command, store, path, space),
+        _describe_run(args, command, store, path, space, warp),
         atlases=tuple(atlas.to_json() for atlas in atlases),
         min_edge=args.min_edge,
     )
@@ -227,6 +233,7 @@ def _describe_run(
     store: "Store",
     path: Path,
     space: "StatedSpace",
+    warp: "Warp | None",
 ) -> "RunRecord":
     """Return what all results will share; the index is not opened yet."""
     from lacuna.workflow.record import RunRecord, find_reference
@@ -236,7 +243,7 @@ def _describe_run(
         rule=args.rule,
         upsample=args.upsample,
         min_tdi=args.min_tdi,
-        grid=report_grid(args, store, path),
+        grid=report_grid(args, store, path, warp=warp),
         tractogram=path,
         tractogram_space=space.name,
         space_source=space.source,
@@ -244,7 +251,8 @@ def _describe_run(
         threads=args.settings.num_threads,
         weights=args.weights,
         weights_fingerprint=store.fingerprint(args.weights) if args.weights else None,
-        spatial_reference=find_reference(path),
+        spatial_reference=None if warp else find_reference(path),
+        warp=warp,
     )
 
 
@@ -266,6 +274,7 @@ def _execute(
             grid=record.grid,
             rule=record.rule,
             upsample=record.upsample,
+            warp=record.warp,
             threads=record.threads,
             progress=progress,
         )
@@ -282,13 +291,7 @@ def _execute(
         min_edge=record.min_edge,
         threads=record.threads,
     )
-    record = replace(
-        record,
-        n_streamlines=opened.n_streamlines,
-        step_size_mm=opened.file.step_size_mm,
-        pieces_per_step=index.map.upsample,
-        cache_keys={**opened.keys, **measures.keys},
-    )
+    record = _complete(record, opened, measures)
     plan, start = replace(ready.plan, record=record), time.perf_counter()
     outcomes = execute(
         plan,
@@ -299,6 +302,20 @@ def _execute(
         on_outcome=tell,
     )
     return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)
+
+
+def _complete(record: "RunRecord", opened: "OpenedIndex", measures: "Measures") -> "RunRecord":
+    """Return the record with what only the open index can tell."""
+    from dataclasses import replace
+
+    return replace(
+        record,
+        n_streamlines=opened.n_streamlines,
+        step_size_mm=opened.file.step_size_mm,
+        pieces_per_step=opened.index.map.upsample,
+        warped=opened.warped,
+        cache_keys={**opened.keys, **measures.keys},
+    )
 
 
 def _load_template(path: Path | None, space: str) -> "Background | None":

@@ -8,6 +8,7 @@ from lacuna.cli.options import add_threads, common_options
 from lacuna.cli.tractogram import (
     add_index_options,
     find_tractogram,
+    find_warp,
     read_weights,
     report_grid,
     show_progress,
@@ -52,8 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
     _check_output(args.output)
     store, path = open_store(args.settings), find_tractogram(args)
+    warp = find_warp(args, store, path)
     with show_progress(args) as progress:
-        grid = report_grid(args, store, path, progress)
+        grid = report_grid(args, store, path, progress, warp)
         tdi = make_tdi(
             store,
             path,
@@ -61,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
             rule=args.rule,
             upsample=args.upsample,
             weights=read_weights(args.weights) if args.weights else None,
+            warp=warp,
             threads=args.settings.num_threads,
             progress=progress,
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lacuna.geometry.space import StatedSpace
     from lacuna.store import Store
     from lacuna.workflow.products import Progress
+    from lacuna.workflow.warped import Warp
 
 
 def add_index_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -24,6 +25,31 @@ def add_index_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         "--tractogram-space",
         metavar="S",
         help="space of the tractogram, such as MNI152NLin6Asym; else as its JSON file says",
+    )
+    parser.add_argument(
+        "--transform",
+        type=Path,
+        metavar="FILE",
+        help="takes the tractogram into the lesions' space, or into its other one: .h5, .nii.gz, "
+        ".txt, .tfm or .mat, of ANTs, ITK or FSL",
+    )
+    parser.add_argument(
+        "--transform-from",
+        metavar="A",
+        help="space of the images that FILE resamples; else as its name says (from-A)",
+    )
+    parser.add_argument(
+        "--transform-to",
+        metavar="B",
+        help="space onto which it resamples them (to-B, tpl-B); whether the tractogram is in A "
+        "or B, its points are moved to the other",
+    )
+    parser.add_argument(
+        "--transform-images",
+        nargs=2,
+        type=Path,
+        metavar=("IMAGE_A", "IMAGE_B"),
+        help="what FSL aligned, -in and -ref: its transforms mean nothing without",
     )
     parser.add_argument(
         "--grid",
@@ -116,8 +142,39 @@ def find_space(args: argparse.Namespace, path: Path) -> "StatedSpace | None":
     return tractogram_space(path, option_as_space(args, "tractogram_space"), default_space=default)
 
 
+def find_warp(args: argparse.Namespace, store: "Store", path: Path) -> "Warp | None":
+    """Return what ``--transform`` does to a tractogram.
+
+    Raises
+    ------
+    OptionError, SpaceError
+        If it is not known between which spaces it goes, or the tractogram is in neither.
+    """
+    from lacuna.workflow.lesion import require_space
+    from lacuna.workflow.warped import plan_warp
+
+    about = (args.transform_from, args.transform_to, args.transform_images)
+    if args.transform is None:
+        if any(about):
+            raise OptionError("--transform-from, -to and -images say what --transform FILE is.")
+        return None
+    space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")
+    return plan_warp(
+        store,
+        args.transform.absolute(),
+        space,
+        images_from=args.transform_from,
+        images_to=args.transform_to,
+        fsl_images=[image.absolute() for image in args.transform_images or ()],
+    )
+
+
 def report_grid(
-    args: argparse.Namespace, store: "Store", path: Path, progress: "Progress | None" = None
+    args: argparse.Namespace,
+    store: "Store",
+    path: Path,
+    progress: "Progress | None" = None,
+    warp: "Warp | None" = None,
 ) -> "Grid":
     """Return the grid that ``--grid`` asks for.
 
@@ -126,11 +183,12 @@ def report_grid(
     from lacuna.workflow.products import find_box
     from lacuna.workflow.report_grid import choose_grid
 
-    space = find_space(args, path)
+    space = find_space(args, path) if warp is None else warp.space
+    threads = args.settings.num_threads
     return choose_grid(
         args.grid,
         space.name if space else "unstated",
-        lambda: find_box(store, path, threads=args.settings.num_threads, progress=progress),
+        lambda: find_box(store, path, warp=warp, threads=threads, progress=progress),
     )
 
 

@@ -91,6 +91,67 @@ def load_image(source: ImageSource) -> Image[Any]:
     return Image(voxels.reshape(grid.shape, order="F"), grid, name, notes)
 
 
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """A NIfTI image of three numbers per voxel, and what its header says of them.
+
+    Parameters
+    ----------
+    vectors : (i, j, k, 3)
+        As stored.
+    affine : (4, 4)
+        Where it places the voxels; some programs keep other things there.
+    intent
+        NIfTI's code of what they are.
+    parameters, offsets, voxel_sizes : (3,)
+        ``intent_p``, ``qoffset`` and ``pixdim`` of the header.
+    name
+        The path.
+    """
+
+    vectors: NDArray[Any]
+    affine: FloatArray
+    intent: int
+    parameters: FloatArray
+    offsets: FloatArray
+    voxel_sizes: FloatArray
+    name: str
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels are."""
+        i, j, k = self.vectors.shape[:3]
+        return Grid((i, j, k), self.affine)
+
+
+def load_vectors(path: Path) -> Vectors:
+    """Load an image of three numbers per voxel, on the fourth or fifth axis.
+
+    Raises
+    ------
+    FormatError, GridError
+        As `load_image`.
+    """
+    image = _open(path)
+    shape = tuple(image.shape) if isinstance(image, nibabel.Nifti1Pair) else (0,)
+    if len(shape) not in (4, 5) or shape[-1] != 3 or shape[3:-1] not in ((), (1,)):
+        raise FormatError(
+            f"{path} has shape {shape}: a field of displacements has three numbers per voxel, "
+            "such as (91, 109, 91, 1, 3)."
+        )
+    grid, _ = _placement(image, str(path), (shape[0], shape[1], shape[2]))
+    header = image.header
+    return Vectors(
+        _values(image.dataobj, str(path)).reshape(*grid.shape, 3, order="F"),
+        grid.affine,
+        int(header["intent_code"]),
+        np.array([header[f"intent_p{i}"] for i in (1, 2, 3)], np.float64),
+        np.array([header[f"qoffset_{axis}"] for axis in "xyz"], np.float64),
+        np.array(header["pixdim"][1:4], np.float64),
+        str(path),
+    )
+
+
 def open_volumes(path: Path) -> tuple[Grid, Iterator[NDArray[Any]]]:
     """Open an image of one volume or many, to be read one after another.
 

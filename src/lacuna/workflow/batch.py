@@ -207,6 +207,17 @@ def screen(
     raise SpaceError(f"None of the {len(refused)} lesions can be used. The first: {first}")
 
 
+def lesion_spaces(listing: LesionListing, choices: Choices) -> list[StatedSpace | None]:
+    """Return the space of each lesion; none where it is unstated, or stated at odds."""
+    found: list[StatedSpace | None] = []
+    for lesion in listing.found:
+        try:
+            found.append(decide_space(choices.space, lesion.space, choices.default_space))
+        except LacunaError:  # `screen` refuses it, and says why
+            found.append(None)
+    return found
+
+
 def plan_batch(
     listing: LesionListing,
     output_dir: Path,

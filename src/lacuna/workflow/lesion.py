@@ -214,12 +214,12 @@ def check_spaces(
     ours, theirs = resolve_space(lesion.name), resolve_space(tractogram.name)
     if ours == theirs:
         return ours
+    warped = f"; or give --transform FILE between {theirs} and {ours}" * (what == "tractogram")
     raise SpaceError(
         f"{lesion_name} is in {ours} ({lesion.source}), {tractogram_name} in {theirs} "
         f"({tractogram.source}): they differ by millimetres or more. Bring the mask into {theirs} "
-        f"by normalising it, or take another {what}, in {ours}; transforms come in a later "
-        "version. If a space is stated wrongly, correct it there, or give --space or "
-        f"--{what}-space."
+        f"by normalising it, or take another {what}, in {ours}{warped}. If a space is stated "
+        f"wrongly, correct it there, or give --space or --{what}-space."
     )
 
 

@@ -7,7 +7,7 @@ Five products, each an entry of its own: ``unpacked`` (compressed tractograms on
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacuna.errors import CacheEntryError, OptionError
-from lacuna.formats import TractogramFile, needs_unpacking, open_tractogram, unpack
+from lacuna.formats import Spans, TractogramFile, needs_unpacking, open_tractogram, unpack
 from lacuna.formats.nifti import save_map
 from lacuna.geometry.grid import FloatArray, Grid
 from lacuna.geometry.parcellation import Parcellation
@@ -29,6 +29,7 @@ from lacuna.tractogram.mrtrix import upsampling_ratio
 from lacuna.tractogram.query import Index, check_weights, spread, sum_weights
 from lacuna.tractogram.rules import CODES
 from lacuna.workflow.kernels import keep_kernels
+from lacuna.workflow.warped import Warp, WarpedPoints, open_warped, write_warped
 
 logger = logging.getLogger(__name__)
 
@@ -54,13 +55,15 @@ class OpenedIndex:
     file
         The tractogram it was built from.
     fingerprint
-        xxh3-128 of the tractogram's content.
+        xxh3-128 of the tractogram's content; of a warped one, the digest that stands for it.
     keys
         Digest of each cache entry in use, by product.
     built
         Whether anything had to be built.
     space
         Space of the tractogram, where the caller knows it.
+    warped
+        How many points were moved there, if they were, and how many in vain.
     waited
         Whether another process was waited for, which was building.
     """
@@ -71,6 +74,7 @@ class OpenedIndex:
     keys: Mapping[str, str]
     built: bool
     space: StatedSpace | None = None
+    warped: Mapping[str, int] | None = None
     waited: bool = False
 
     @property
@@ -83,7 +87,12 @@ class _Products:
     """The entries of one tractogram in a store."""
 
     def __init__(
-        self, store: Store, path: Path, threads: int, progress: Progress | None = None
+        self,
+        store: Store,
+        path: Path,
+        threads: int,
+        progress: Progress | None = None,
+        warp: Warp | None = None,
     ) -> None:
         keep_kernels()
         self.store = store
@@ -97,9 +106,10 @@ class _Products:
         is_packed = needs_unpacking(path)  # first, as it says what is wrong with the path
         self.fingerprint = store.fingerprint(path)
         self.path = self._unpacked(path) if is_packed else path
+        self.warped = None if warp is None else self._warped(warp)
         self.file, self.parts = self._streamlines()
-        if is_packed:
-            self.entries["unpacked"].lease_for(self.file.streamlines)
+        for product in self.entries.keys() & {"unpacked", "warped"}:
+            self.entries[product].lease_for(self.file.streamlines)
 
     def get(
         self,
@@ -108,6 +118,7 @@ class _Products:
         check: Callable[[Path], Any],
         *,
         parameters: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, str] | None = None,
         label: str = "",
         expected_bytes: int = 0,
         to_come: int = 0,
@@ -124,7 +135,8 @@ class _Products:
             logger.info("building %s of %s%s", product, self.name, where)
             make(directory)
 
-        key = Key(product, parameters or {}, {"tractogram": self.fingerprint}, label or self.name)
+        content = {"tractogram": self.fingerprint, **(inputs or {})}
+        key = Key(product, parameters or {}, content, label or self.name)
         entry = self.store.get_or_make(
             key,
             made,
@@ -238,11 +250,44 @@ class _Products:
             user=self,
         )
 
+    def _warped(self, warp: Warp) -> WarpedPoints:
+        def make(directory: Path) -> None:
+            told = self.told("warped")
+            write_warped(
+                open_tractogram(self.path).streamlines,
+                warp.load(),
+                directory,
+                threads=self.threads,
+                progress=told,
+            )
+
+        warped = self.open(
+            lambda entry: open_warped(entry.path),
+            "warped",
+            make,
+            open_warped,
+            user=self,
+            parameters={"inverted": warp.is_inverted},
+            inputs=warp.inputs,
+            label=f"{self.name}, {warp.points_from} to {warp.points_to}",
+            expected_bytes=0 if self.path.is_dir() else self.path.stat().st_size,
+        )
+        # What is built from the moved points knows them by this.
+        self.fingerprint = self.keys["warped"]
+        return warped
+
+    def _open(self, spans: Spans | None = None) -> TractogramFile:
+        if self.warped is None:
+            return open_tractogram(self.path, spans)
+        file = open_tractogram(self.path, (self.warped.firsts, self.warped.counts))
+        warnings = file.warnings + self.warped.warnings
+        return replace(file, streamlines=self.warped.streamlines, warnings=warnings)
+
     def _streamlines(self) -> tuple[TractogramFile, Parts]:
         opened: list[TractogramFile] = []
 
         def make(directory: Path) -> None:
-            opened.append(open_tractogram(self.path))
+            opened.append(self._open())
             building.build_streamlines(
                 opened[0].streamlines,
                 directory,
@@ -257,7 +302,7 @@ class _Products:
             building.open_streamlines,
         )
         if not opened:
-            opened.append(open_tractogram(self.path, (parts.firsts, parts.counts)))
+            opened.append(self._open((parts.firsts, parts.counts)))
         return opened[0], parts
 
 
@@ -269,6 +314,7 @@ def open_index(
     rule: str = "segment",
     upsample: int | None = None,
     space: StatedSpace | None = None,
+    warp: Warp | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> OpenedIndex:
@@ -288,6 +334,8 @@ def open_index(
         Rule ``mrtrix`` only: pieces per step; by default as ``tckmap`` would, from the file.
     space
         Space of the tractogram, kept for whoever compares it with a lesion's.
+    warp
+        Takes the tractogram into another space first.
     threads
         Threads to build with.
     progress
@@ -302,7 +350,7 @@ def open_index(
     CacheFullError
         If the index would not fit.
     """
-    products = _Products(store, Path(tractogram), threads, progress)
+    products = _Products(store, Path(tractogram), threads, progress, warp)
     products.warn()
     mapped = products.map(grid, rule, upsample, to_come=products.missing_hits_bytes())
     index = Index(products.file.streamlines, products.parts, products.hits(), mapped)
@@ -313,7 +361,8 @@ def open_index(
         products.keys,
         products.built,
         space,
-        waited=products.waited,
+        None if products.warped is None else products.warped.report,
+        products.waited,
     )
 
 
@@ -377,6 +426,7 @@ def make_tdi(
     rule: str = "segment",
     upsample: int | None = None,
     weights: FloatArray | None = None,
+    warp: Warp | None = None,
     threads: int = 1,
     progress: Progress | None = None,
 ) -> NDArray[np.int32] | NDArray[np.float32]:
@@ -384,7 +434,7 @@ def make_tdi(
 
     Parameters
     ----------
-    store, tractogram, grid, rule, upsample, threads, progress
+    store, tractogram, grid, rule, upsample, warp, threads, progress
         As in `open_index`.
     weights : (n_streamlines,), optional
         Summed instead of counting 1 for each streamline.
@@ -394,7 +444,7 @@ def make_tdi(
     grid.shape
         Integer counts; sums with weights.
     """
-    products = _Products(store, Path(tractogram), threads, progress)
+    products = _Products(store, Path(tractogram), threads, progress, warp)
     products.warn()
     mapped = products.map(grid, rule, upsample)
     if weights is None:
@@ -406,10 +456,15 @@ def make_tdi(
 
 
 def find_box(
-    store: Store, tractogram: Path, *, threads: int = 1, progress: Progress | None = None
+    store: Store,
+    tractogram: Path,
+    *,
+    warp: Warp | None = None,
+    threads: int = 1,
+    progress: Progress | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the corners, mm RAS+, of the box that holds all points of a tractogram."""
-    low, high = _Products(store, Path(tractogram), threads, progress).parts.box_mm
+    low, high = _Products(store, Path(tractogram), threads, progress, warp).parts.box_mm
     return low, high
 
 

@@ -18,6 +18,7 @@ from lacuna.bids.names import file_stem, resolution_label
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import StatedSpace, known_spaces
 from lacuna.workflow.lesion import Lesion
+from lacuna.workflow.warped import Warp
 
 WORDS = Path(__file__).with_name("record.toml")
 """What is said about each output; the summary's columns in their order."""
@@ -64,8 +65,8 @@ class RunRecord:
         Pieces into which each step was divided.
     spatial_reference
         What the tractogram's own sidecar says of a space that is no known template.
-    transform
-        What brought the tractogram into its space, and from where; `Warp.to_json`.
+    warp, warped
+        What brings the tractogram into its space; how many points, and how many in vain.
     atlases
         What is to be said of each atlas; ``Name`` and ``BLAKE2b-128`` tell them apart.
     min_edge
@@ -89,7 +90,8 @@ class RunRecord:
     weights_fingerprint: str | None = None
     pieces_per_step: int = 1
     spatial_reference: str | None = None
-    transform: Mapping[str, Any] | None = None
+    warp: Warp | None = None
+    warped: Mapping[str, int] | None = None
     atlases: tuple[Mapping[str, Any], ...] = ()
     min_edge: float = 0
 
@@ -111,8 +113,7 @@ class RunRecord:
             "MinTDI": self.min_tdi,
             "Tractogram": self.fingerprint,
             "TractogramSpace": self.tractogram_space,
-            "Transform": self.transform
-            and {key: self.transform[key] for key in ("XXH3-128", "PointsFrom", "PointsTo")},
+            "Transform": None if self.warp is None else self.warp.parameters(),
             "ReportGrid": describe_grid(self.grid),
             "Weights": self.weights_fingerprint,
             "Atlases": {atlas["Name"]: atlas["BLAKE2b-128"] for atlas in self.atlases} or None,
@@ -138,7 +139,7 @@ class RunRecord:
                 "SpaceStatedBy": self.space_source,
                 "Streamlines": self.n_streamlines,
             },
-            "Transform": self.transform,
+            "Transform": None if self.warp is None else self.warp.to_json(self.warped),
             "Weights": str(self.weights) if self.weights else None,
             "WeightsXXH3-128": self.weights_fingerprint,
             "Atlases": self.atlases,

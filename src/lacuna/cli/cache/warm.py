@@ -8,7 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lacuna.cli.options import add_threads, print_json, print_table
-from lacuna.cli.tractogram import add_index_options, find_tractogram, report_grid, show_progress
+from lacuna.cli.tractogram import (
+    add_index_options,
+    find_tractogram,
+    find_warp,
+    report_grid,
+    show_progress,
+)
 
 
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -39,13 +45,15 @@ def _warm(args: argparse.Namespace) -> int:
     from lacuna.workflow.stores import open_store
 
     store, path = open_store(args.settings), find_tractogram(args)
+    warp = find_warp(args, store, path)
     with show_progress(args) as progress:
         opened = open_index(
             store,
             path,
-            grid=report_grid(args, store, path, progress),
+            grid=report_grid(args, store, path, progress, warp),
             rule=args.rule,
             upsample=args.upsample,
+            warp=warp,
             threads=args.settings.num_threads,
             progress=progress,
         )

@@ -1,0 +1,209 @@
+"""Transforms of ITK, ANTs and FSL; the expected numbers are SimpleITK 2.5's."""
+
+import h5py
+import nibabel as nib
+import numpy as np
+import pytest
+from tests.phantoms import turned_copies, write_nifti
+
+from lacuna.errors import FormatError, SpaceError
+from lacuna.formats.transform import load_transform
+from lacuna.geometry.grid import Grid
+
+MATRIX = [1.1, 0.05, 0, -0.1, 0.9, 0.02, 0.03, 0, 1.05, 3, -4, 5]
+CENTRE = [1, 2, 3]
+VECTORS = (np.arange(72) % 7 - 3).reshape(2, 3, 4, 3) / 2  # k, j, i, LPS
+FIELD_GRID = [4, 3, 2, 6, 5, -3, 4, 5, 6, -1, 0, 0, 0, -1, 0, 0, 0, 1]
+GRID = Grid((4, 3, 2), np.array([[4.0, 0, 0, -6], [0, 5, 0, -5], [0, 0, 6, -3], [0, 0, 0, 1]]))
+
+POINTS = np.array([[0, 0, 0], [-4.5, 2, 1.5], [3.25, -1.5, -5.5], [-7.9, 7.4, 3], [30, 20, 10.0]])
+BY_AFFINE = [
+    [-2.8, 3.76, 4.82], [-7.65, 5.98, 6.53], [0.7, 2.195, -1.0525], [-11.12, 11.15, 8.207],
+    [31.2, 18.56, 14.42],
+]  # fmt: skip
+BY_FIELD = [
+    [0, -0.5, 0.125], [-4.85625, 2.259375, 1.4125], [3.075, -1.453125, -5.046875], [-8.4, 6.4, 4.5],
+    [30, 20, 10],
+]  # fmt: skip
+BY_BOTH = [
+    [-2.825, 3.3075, 4.95125], [-8.028906, 6.250812, 6.448812], [0.509844, 2.245625, -0.571469],
+    [-11.72, 10.27, 9.797], [31.2, 18.56, 14.42],
+]  # fmt: skip
+
+ANTS_MAT = (
+    np.array([0, 12, 1, 0, 27], "<i4").tobytes() + b"AffineTransform_double_3_3\0"
+    + np.array(MATRIX, "<f8").tobytes()
+    + np.array([0, 3, 1, 0, 6], "<i4").tobytes() + b"fixed\0" + np.array(CENTRE, "<f8").tobytes()
+)  # fmt: skip
+
+
+def text(numbers):
+    return " ".join(map(str, np.ravel(numbers)))
+
+
+AFFINE_TEXT = (
+    "#Insight Transform File V1.0\n#Transform 0\nTransform: AffineTransform_double_3_3\n"
+    f"Parameters: {text(MATRIX)}\nFixedParameters: {text(CENTRE)}"
+)
+MEMBERS = (
+    ("CompositeTransform_double_3_3", None, None),
+    ("AffineTransform_double_3_3", MATRIX, CENTRE),
+    ("DisplacementFieldTransform_double_3_3", VECTORS.ravel(), FIELD_GRID),
+)
+
+
+def write_composite(path, members=MEMBERS, *, spelling="Transform"):
+    with h5py.File(path, "w") as file:
+        for i, (kind, numbers, fixed) in enumerate(members):
+            group = file.create_group(f"TransformGroup/{i}")
+            group["TransformType"] = [kind]
+            if numbers is not None:
+                group[f"{spelling}Parameters"] = np.array(numbers, np.float64)
+                group[f"{spelling}FixedParameters"] = np.array(fixed, np.float64)
+
+
+def write_field(path, vectors=VECTORS, intent=1007, grid=GRID):
+    image = nib.Nifti1Image(vectors.transpose(2, 1, 0, 3)[..., None, :], grid.affine)
+    image.header["intent_code"] = intent
+    nib.save(image, path)
+
+
+def load(path, **more):
+    return load_transform(path, "A", "B", **more)
+
+
+def test_load_transform__points_go_the_other_way_than_images(tmp_path):
+    (tmp_path / "a.txt").write_text(AFFINE_TEXT)
+    transform = load_transform(tmp_path / "a.txt", "ch2", "MNI152NLin6Asym")
+    assert str(transform) == "moves points from MNI152NLin6Asym to MNIColin27"
+    with pytest.raises(SpaceError, match="is not one space"):
+        load_transform(tmp_path / "a.txt", "MNI", "B")
+
+
+@pytest.mark.parametrize("spelling", ["Transform", "Tranform"])
+def test_composite__applies_its_last_member_first(tmp_path, spelling):
+    write_composite(tmp_path / "c.h5", spelling=spelling)
+    np.testing.assert_allclose(load(tmp_path / "c.h5").apply(POINTS), BY_BOTH, atol=1e-6)
+
+
+def test_composite__as_text_is_the_same(tmp_path):
+    members = [
+        f"Transform: {kind}\n"
+        + (
+            ""
+            if numbers is None
+            else f"Parameters: {text(numbers)}\nFixedParameters: {text(fixed)}\n"
+        )
+        for kind, numbers, fixed in MEMBERS
+    ]
+    (tmp_path / "c.tfm").write_text("#Insight Transform File V1.0\n" + "".join(members))
+    np.testing.assert_allclose(load(tmp_path / "c.tfm").apply(POINTS), BY_BOTH, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.mat"])
+def test_affine__of_itk_turns_about_its_centre(tmp_path, name):
+    content = AFFINE_TEXT.encode() if name == "a.txt" else ANTS_MAT
+    (tmp_path / name).write_bytes(content)
+    np.testing.assert_allclose(load(tmp_path / name).apply(POINTS), BY_AFFINE, atol=1e-6)
+
+
+def test_field__of_itk_points_to_left_and_back(tmp_path):
+    write_field(tmp_path / "f.nii.gz")
+    np.testing.assert_allclose(load(tmp_path / "f.nii.gz").apply(POINTS), BY_FIELD, atol=1e-6)
+
+
+def test_field__turned_copies_move_points_alike(tmp_path):
+    halves = (2 * VECTORS.transpose(2, 1, 0, 3)).astype(np.int16)
+    for x, y, z in zip(*(list(turned_copies(halves[..., i], GRID)) for i in range(3)), strict=True):
+        image = nib.Nifti1Image(np.stack([x[0], y[0], z[0]], -1)[..., None, :] / 2, x[1].affine)
+        image.header["intent_code"] = 1007
+        nib.save(image, tmp_path / "f.nii")
+        np.testing.assert_allclose(load(tmp_path / "f.nii").apply(POINTS), BY_FIELD, atol=1e-6)
+
+
+@pytest.fixture
+def fsl_images(tmp_path):
+    """A reference stored right to left, a moving image stored left to right."""
+    moving = Grid.cubic(2, (20, 22, 24), (-15, -20, -25))
+    reference = Grid(
+        (30, 31, 32), np.array([[-1.0, 0, 0, 14], [0, 1, 0, -16], [0, 0, 1, -15], [0, 0, 0, 1]])
+    )
+    for name, grid in (("mov.nii", moving), ("ref.nii", reference)):
+        write_nifti(tmp_path / name, np.zeros(grid.shape, np.uint8), grid)
+    return [tmp_path / "mov.nii", tmp_path / "ref.nii"]
+
+
+def fsl_expected(points, shift=(0, 0, 0)):
+    """Voxel of the reference in mm; that plus `shift` is the moving image's, with x reversed."""
+    reference = np.stack([14 - points[:, 0], points[:, 1] + 16, points[:, 2] + 15], axis=1)
+    x, y, z = (reference + shift).T
+    return np.stack([(38 - x) - 15, y - 20, z - 25], axis=1)
+
+
+def test_flirt__matrix_takes_moving_to_reference(tmp_path, fsl_images):
+    matrix = np.eye(4)
+    matrix[:3, 3] = [-1, -2, -3]
+    np.savetxt(tmp_path / "x.mat", matrix)
+    moved = load(tmp_path / "x.mat", fsl_images=fsl_images).apply(POINTS)
+    np.testing.assert_allclose(moved, fsl_expected(POINTS, (1, 2, 3)), atol=1e-9)
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_fnirt__field_holds_displacements_or_places(tmp_path, fsl_images, absolute):
+    reference = nib.load(fsl_images[1])
+    vectors = np.broadcast_to([1.0, 2, 3], (30, 31, 32, 3)).copy()
+    vectors[0, 0, 0] += 0.5
+    if absolute:
+        vectors += np.moveaxis(np.indices((30, 31, 32)), 0, -1)
+    image = nib.Nifti1Image(vectors, reference.affine)
+    image.header["intent_code"] = 2006
+    nib.save(image, tmp_path / "warp.nii.gz")
+    moved = load(tmp_path / "warp.nii.gz", fsl_images=fsl_images).apply(POINTS[:4])
+    np.testing.assert_allclose(moved, fsl_expected(POINTS[:4], (1, 2, 3)), atol=1e-6)
+
+
+def test_fsl__needs_the_images_that_were_aligned(tmp_path, fsl_images):
+    np.savetxt(tmp_path / "x.mat", np.eye(4))
+    with pytest.raises(FormatError, match="--transform-images MOVING REFERENCE"):
+        load(tmp_path / "x.mat")
+    write_field(tmp_path / "w.nii", intent=2006)
+    with pytest.raises(FormatError, match="made for a reference image of"):
+        load(tmp_path / "w.nii", fsl_images=fsl_images)
+
+
+def test_load_transform__says_what_is_wrong_with_a_file(tmp_path):
+    def refused(name, content, match):
+        path = tmp_path / name
+        if callable(content):
+            content(path)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(FormatError, match=match):
+            load(path)
+
+    def truncated(path):
+        write_composite(path)
+        path.write_bytes(path.read_bytes()[:900])
+
+    spline = (("BSplineTransform_double_3_3", [0.0], [0.0]),)
+    short = (("DisplacementFieldTransform_double_3_3", VECTORS.ravel()[:70], FIELD_GRID),)
+    with pytest.raises(FormatError, match="no file"):
+        load(tmp_path / "absent.h5")
+    refused("x.lta", b"", "its name should end in")
+    refused("x.h5", b"nothing", "ITK composite")
+    refused("t.h5", truncated, "truncated")
+    refused("s.h5", lambda path: write_composite(path, spline), r"BSpline.*antsApplyTransforms")
+    refused("d.h5", lambda path: write_composite(path, short), "70 numbers for a grid of")
+    refused("e.h5", lambda path: write_composite(path, []), "cannot be read")
+    refused(
+        "n.txt", b"#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n", "0 p"
+    )
+    refused("w.txt", b"hello\nworld\n", "neither an affine")
+    refused("r.mat", b"\x00\x01\x02", "neither text nor")
+    refused("m.mat", ANTS_MAT[:60], "neither text nor")
+    refused("z.mat", b"0 0 0 0\n" * 4, "invertible")
+    refused("i.nii", lambda path: write_field(path, intent=0), "intent 0")
+    refused("nan.nii", lambda path: write_field(path, VECTORS * np.nan), "NaN")
+    refused(
+        "v.nii", lambda path: write_nifti(path, np.zeros((3, 3, 3), "u1"), GRID), "three numbers"
+    )
