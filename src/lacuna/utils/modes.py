@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     PathText = str | os.PathLike[str]
 
 _SHARED = stat.S_ISGID | stat.S_IWGRP
-_PAUSES_S = (0.0, 0.02, 0.1)
+_PAUSES_S = (0.0, 0.02, 0.1, 0.4)
 
 
 def is_shared(directory: PathText | int) -> bool:
