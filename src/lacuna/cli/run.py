@@ -86,6 +86,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choice(what)
     add_atlases(what)
+    what.add_argument(
+        "--tracts",
+        type=Path,
+        metavar="FILE|FOLDER",
+        help="table of the tracts' ranges of streamlines (tract, start, stop), or folder of a "
+        "tractogram for each (default: the groups of a .trx)",
+    )
     how = parser.add_argument_group("how")
     add_index_options(how)
     how.add_argument(
@@ -237,6 +244,7 @@ def _describe_run(
 ) -> "RunRecord":
     """Return what all results will share; the index is not opened yet."""
     from lacuna.workflow.record import RunRecord, find_reference
+    from lacuna.workflow.tracts import fingerprint_tracts
 
     return RunRecord(
         command=command,
@@ -253,6 +261,7 @@ def _describe_run(
         weights_fingerprint=store.fingerprint(args.weights) if args.weights else None,
         spatial_reference=None if warp else find_reference(path),
         warp=warp,
+        tracts=fingerprint_tracts(store, args.tracts) if args.tracts else {},
     )
 
 
@@ -265,6 +274,7 @@ def _execute(
     from lacuna.workflow.batch import execute
     from lacuna.workflow.measures import open_measures
     from lacuna.workflow.products import open_index
+    from lacuna.workflow.tracts import open_tracts
 
     record, start = ready.plan.record, time.perf_counter()
     with show_progress(args) as progress:
@@ -278,6 +288,7 @@ def _execute(
             threads=record.threads,
             progress=progress,
         )
+        tracts = open_tracts(ready.store, opened, record, args.tracts, progress=progress)
     index, index_seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
     whence += ", after waiting for another process to build it" if opened.waited else ""
@@ -289,6 +300,7 @@ def _execute(
         ready.atlases,
         weights=None if weighting is None else weighting.weights,
         min_edge=record.min_edge,
+        tracts=tracts,
         threads=record.threads,
     )
     record = _complete(record, opened, measures)
@@ -297,7 +309,7 @@ def _execute(
         plan,
         index,
         weighting=weighting,
-        measure=measures.write if ready.atlases else None,
+        measure=measures.write,
         draw=None if args.no_figures else _figures(record, ready.template),
         on_outcome=tell,
     )

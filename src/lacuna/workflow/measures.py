@@ -18,6 +18,7 @@ from lacuna.workflow.damage import OpenedAtlas, write_damage
 from lacuna.workflow.lesion import Lesion
 from lacuna.workflow.products import OpenedIndex, ends_key, open_ends
 from lacuna.workflow.record import words
+from lacuna.workflow.tracts import Tracts, write_tracts
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +118,14 @@ class Measures:
         Those of them that have parcels, by their streamlines.
     min_edge
         Streamlines, or weight, that an edge of the graph for indirect disconnection needs.
+    tracts
+        Tracts of the tractogram, if anything names them.
     """
 
     atlases: tuple[OpenedAtlas, ...] = ()
     connectomes: tuple[OpenedConnectome, ...] = ()
     min_edge: float = 0
+    tracts: Tracts | None = None
 
     @property
     def keys(self) -> dict[str, str]:
@@ -150,6 +154,8 @@ class Measures:
         columns: dict[str, tuple[Any, Mapping[str, Any]]] = {}
         for atlas in self.atlases:
             write_damage(outputs, lesion, atlas.content)
+        if self.tracts is not None:
+            write_tracts(outputs, lesion, result, self.tracts)
         for opened in self.connectomes:
             name = opened.parcellation.name
             taken = opened.disconnect(result, min_edge=self.min_edge)
@@ -215,6 +221,7 @@ def open_measures(
     *,
     weights: NDArray[np.float64] | None = None,
     min_edge: float = 0,
+    tracts: Tracts | None = None,
     threads: int = 1,
 ) -> Measures:
     """Make everything ready that is asked of every lesion.
@@ -225,7 +232,7 @@ def open_measures(
         As in `open_connectome`.
     atlases
         In the space of the tractogram.
-    min_edge
+    min_edge, tracts
         As in `Measures`.
     """
     connectomes = [
@@ -233,7 +240,7 @@ def open_measures(
         for atlas in atlases
         if isinstance(atlas.content, Parcellation)
     ]
-    return Measures(tuple(atlases), tuple(connectomes), min_edge)
+    return Measures(tuple(atlases), tuple(connectomes), min_edge, tracts)
 
 
 def _write_tables(

@@ -71,6 +71,8 @@ class RunRecord:
         What is to be said of each atlas; ``Name`` and ``BLAKE2b-128`` tell them apart.
     min_edge
         Streamlines, or weight, that an edge of the graph for indirect disconnection needs.
+    tracts
+        Fingerprint of each file that says what the tracts are, by name.
     """
 
     command: Sequence[str]
@@ -94,6 +96,7 @@ class RunRecord:
     warped: Mapping[str, int] | None = None
     atlases: tuple[Mapping[str, Any], ...] = ()
     min_edge: float = 0
+    tracts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def space(self) -> StatedSpace:
@@ -118,6 +121,7 @@ class RunRecord:
             "Weights": self.weights_fingerprint,
             "Atlases": {atlas["Name"]: atlas["BLAKE2b-128"] for atlas in self.atlases} or None,
             "MinEdge": self.min_edge if self.atlases else None,
+            "Tracts": dict(self.tracts) or None,
         }
         return {key: value for key, value in said.items() if value is not None}
 
@@ -144,6 +148,7 @@ class RunRecord:
             "WeightsXXH3-128": self.weights_fingerprint,
             "Atlases": self.atlases,
             "MinEdge": self.min_edge if self.atlases else None,
+            "Tracts": dict(self.tracts) or None,
             "CacheKeys": dict(self.cache_keys),
             "Threads": self.threads,
             "Versions": dict(versions()),

@@ -11,10 +11,11 @@ from lacuna.analysis.structural import Disconnection
 from lacuna.analysis.tracts import disconnect_tract_files, disconnect_tracts
 from lacuna.bids.derivatives import LesionOutputs, write_table
 from lacuna.bids.names import file_stem
-from lacuna.errors import DatasetError, SpaceError
+from lacuna.errors import DatasetError, FormatError, SpaceError
 from lacuna.formats import is_tractogram
 from lacuna.formats.tracts import load_tract_ranges
 from lacuna.geometry.grid import IntArray
+from lacuna.geometry.space import StatedSpace
 from lacuna.store import Store
 from lacuna.workflow.lesion import Lesion, tractogram_space
 from lacuna.workflow.products import OpenedIndex, Progress, open_index
@@ -83,6 +84,20 @@ def open_tracts(
     return Tracts(members) if members else None
 
 
+def fingerprint_tracts(store: Store, source: Path) -> dict[str, str]:
+    """Return the content of a table of ranges, or of each tract file of a folder, by name.
+
+    Raises
+    ------
+    DatasetError, FormatError
+        If there is no such table, or no tractogram in the folder.
+    """
+    if not source.exists():
+        raise FormatError(f"There is no table or folder of tracts {source}. Check the path.")
+    paths = _tract_files(source) if source.is_dir() else [source]
+    return {path.name: store.fingerprint(path) for path in paths}
+
+
 def write_tracts(
     outputs: LesionOutputs, lesion: Lesion, result: Disconnection, tracts: Tracts
 ) -> None:
@@ -112,17 +127,21 @@ def _open_files(
     store: Store, record: RunRecord, folder: Path, progress: Progress | None
 ) -> dict[str, OpenedIndex]:
     found: dict[str, OpenedIndex] = {}
-    for path in sorted(path for path in folder.iterdir() if is_tractogram(path)):
+    for path in _tract_files(folder):
         name = file_stem(path)
         if name in found:
             raise DatasetError(f"{folder} has two tracts called {name}: rename or remove one.")
-        space = tractogram_space(path, default_space=record.space)
-        if space is None or space.name != record.tractogram_space:
-            stated = f"{space.name} ({space.source})" if space else "unstated"
+        # What moves the tractogram moves its tracts.
+        wanted = (
+            record.space
+            if record.warp is None
+            else StatedSpace(record.warp.points_from, record.warp.path.name)
+        )
+        space = tractogram_space(path, default_space=wanted)
+        if space is not None and space.name != wanted.name:
             raise SpaceError(
-                f"The space of {path.name} is {stated}, that of the tractogram "
-                f"{record.tractogram_space} ({record.space_source}): a lesion can be in one only. "
-                "Give tracts of that space."
+                f"{path.name} is in {space.name} ({space.source}), the tractogram in "
+                f"{wanted.name} ({wanted.source}): give tracts of that space."
             )
         found[name] = open_index(
             store,
@@ -130,9 +149,15 @@ def _open_files(
             grid=record.grid,
             rule=record.rule,
             upsample=record.upsample,
+            warp=record.warp,
             threads=record.threads,
             progress=progress,
         )
+    return found
+
+
+def _tract_files(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.iterdir() if is_tractogram(path))
     if not found:
         raise DatasetError(f"{folder} holds no .tck, .trk or .trx file, one for each tract.")
     return found
