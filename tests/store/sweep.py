@@ -45,6 +45,7 @@ from lacuna.store import (
 )
 from lacuna.store._adoption import plan_adoption
 from lacuna.store._claim import Claim
+from lacuna.store._entry import is_marked
 from lacuna.store._publish import Request, build
 from lacuna.store._removal import evict, settle
 from lacuna.utils.owner import read_record
@@ -459,6 +460,10 @@ def check_notes(root: Path) -> None:
 
 def check_cleared(root: Path) -> None:
     clear(root)
+    if left := list(Store(root).entries()):
+        assert all(is_marked((entry.path / "meta.json").stat()) for entry in left)
+        time.sleep(5.1)  # so long whoever marked it is taken to be at work
+        clear(root)
     assert not list(Store(root).entries())
     assert not leftovers(Store(root))
 

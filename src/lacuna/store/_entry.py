@@ -33,7 +33,7 @@ _BLOCK = 1 << 20
 _TOUCH_EVERY_S = 3600.0
 _MARK_S = 1_500_000_000
 _MARKED_BELOW = 1_000_000_000  # in 2001 nothing was kept
-_EVICTION_S = 60.0
+_EVICTION_S = 5.0
 _MARK_PAUSES_S = (0.001, 0.01, 0.03, 0.1, 0.3, 0.6)
 
 
