@@ -75,7 +75,8 @@ def test_read_only_cache__with_scratch_elsewhere_is_enough_for_a_run(warm, commo
     said = run_snm(reader, commons, **places)
     assert "building" not in said
     assert facts(warm) == before
-    assert [path.name for path in (commons / "scratch").iterdir()] == [f".memo-{READER}"]
+    # Files that are younger than two seconds are not remembered: it may be that there is no memo.
+    assert {path.name for path in (commons / "scratch").iterdir()} <= {f".memo-{READER}"}
     shown = reader.lacuna("cache", "info", **places)[0]
     assert "exists, not writable" in shown
 
