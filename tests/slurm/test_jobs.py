@@ -126,7 +126,8 @@ def test_scancel__of_a_builder_lets_the_others_take_over(study, large_tractogram
     states = sorted(task["JobState"] for task in study.cluster.jobs(job))
     assert states == ["CANCELLED", "COMPLETED", "COMPLETED", "FAILED"]
     assert study.products() == INDEX
-    assert study.in_progress() == set()
+    # The leases of the dead hold nothing, and go at the next hit.
+    assert all(n.startswith(".leases/") and second.token in n for n in study.in_progress())
     assert not study.scratch()
 
 
