@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from lacuna.geometry.space import StatedSpace
     from lacuna.report.figures import Background
     from lacuna.store import Store
-    from lacuna.workflow.batch import BatchPlan, Draw, Outcome
+    from lacuna.workflow.batch import BatchPlan, LesionWork, Outcome
     from lacuna.workflow.damage import OpenedAtlas
     from lacuna.workflow.lesion import Lesion
     from lacuna.workflow.measures import Measures
@@ -265,13 +265,36 @@ def _describe_run(
     )
 
 
+class _Opened(NamedTuple):
+    """Everything that lesions need, and what they will be told."""
+
+    plan: "BatchPlan[RunRecord]"
+    opened: "OpenedIndex"
+    work: "LesionWork"
+    seconds: float
+
+
 def _execute(
     args: argparse.Namespace, ready: _Prepared, tell: "Callable[[Outcome], None] | None"
 ) -> Finished:
+    from lacuna.workflow.batch import work_through
+
+    plan, opened, work, index_seconds = _open(args, ready)
+    start = time.perf_counter()
+    outcomes = work_through(plan, work, on_outcome=tell)
+    return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)
+
+
+def _open(args: argparse.Namespace, ready: _Prepared) -> _Opened:
+    """Open the index and all that is asked of every lesion; build what the cache does not have.
+
+    Runs in the parent process only: ``work`` is handed to others as it is.
+    """
     from dataclasses import replace
+    from functools import partial
 
     from lacuna.analysis.structural import Weighting
-    from lacuna.workflow.batch import execute
+    from lacuna.workflow.batch import prepare_work
     from lacuna.workflow.measures import open_measures
     from lacuna.workflow.products import open_index
     from lacuna.workflow.tracts import open_tracts
@@ -289,10 +312,10 @@ def _execute(
             progress=progress,
         )
         tracts = open_tracts(ready.store, opened, record, args.tracts, progress=progress)
-    index, index_seconds = opened.index, time.perf_counter() - start
+    index, seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
     whence += ", after waiting for another process to build it" if opened.waited else ""
-    say(args, f"index of {opened.n_streamlines} streamlines {whence}: {index_seconds:.2f} s")
+    say(args, f"index of {opened.n_streamlines} streamlines {whence}: {seconds:.2f} s")
     weighting = None if ready.weights is None else Weighting.of(index, ready.weights)
     measures = open_measures(
         ready.store,
@@ -304,16 +327,10 @@ def _execute(
         threads=record.threads,
     )
     record = _complete(record, opened, measures)
-    plan, start = replace(ready.plan, record=record), time.perf_counter()
-    outcomes = execute(
-        plan,
-        index,
-        weighting=weighting,
-        measure=measures.write,
-        draw=None if args.no_figures else _figures(record, ready.template),
-        on_outcome=tell,
-    )
-    return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)
+    plan = replace(ready.plan, record=record)
+    draw = None if args.no_figures else partial(_draw, record, ready.template)
+    work = prepare_work(plan, index, weighting=weighting, measure=measures.write, draw=draw)
+    return _Opened(plan, opened, work, seconds)
 
 
 def _complete(record: "RunRecord", opened: "OpenedIndex", measures: "Measures") -> "RunRecord":
@@ -349,26 +366,29 @@ def _load_template(path: Path | None, space: str) -> "Background | None":
     return Background(Volume(image.array, image.grid), caption, is_density=False)
 
 
-def _figures(record: "RunRecord", template: "Background | None") -> "Draw":
+def _draw(
+    record: "RunRecord",
+    template: "Background | None",
+    result: "Disconnection",
+    lesion: "Lesion",
+    name: str,
+) -> bytes:
     from lacuna.report.figures import Background, Volume, draw_disconnection
     from lacuna.workflow.record import caption
 
-    def draw(result: "Disconnection", lesion: "Lesion", name: str) -> bytes:
-        density = Background(
-            Volume(result.tdi, result.grid),
-            f"density of the tractogram's streamlines; {record.reference}",
-            is_density=True,
-        )
-        return draw_disconnection(
-            Volume(result.disconnection, result.grid),
-            Volume(result.coverage, result.grid),
-            Volume(lesion.mask, lesion.grid),
-            template or density,
-            title=f"What {name} disconnects",
-            caption=caption(result, lesion, record),
-        )
-
-    return draw
+    density = Background(
+        Volume(result.tdi, result.grid),
+        f"density of the tractogram's streamlines; {record.reference}",
+        is_density=True,
+    )
+    return draw_disconnection(
+        Volume(result.disconnection, result.grid),
+        Volume(result.coverage, result.grid),
+        Volume(lesion.mask, lesion.grid),
+        template or density,
+        title=f"What {name} disconnects",
+        caption=caption(result, lesion, record),
+    )
 
 
 def _conclude(args: argparse.Namespace, done: Finished) -> int:

@@ -45,6 +45,9 @@ from lacuna.workflow.record import RunRecord, nifti_code, sidecars, summarise, s
 
 logger = logging.getLogger(__name__)
 
+# matplotlib makes no promise about threads, so that a process draws one figure at a time.
+_DRAWING = threading.Lock()
+
 Done = tuple[dict[str, Any], tuple[str, ...]]
 """Summary of a lesion's results by column, and warnings."""
 
@@ -276,19 +279,43 @@ def execute(
     tuple of Outcome
         In the order of the lesions.
     """
-    _check_coverage(index, plan.record.min_tdi)
-    # matplotlib makes no promise about threads, so that one figure is drawn at a time.
-    drawing = threading.Lock()
-
-    def draw_alone(result: Disconnection, lesion: Lesion, name: str) -> bytes:
-        assert draw is not None
-        with drawing:
-            return draw(result, lesion, name)
-
-    def work(outputs: LesionOutputs) -> Done:
-        return _run_lesion(plan, index, outputs, weighting, measure, draw_alone if draw else None)
-
+    work = prepare_work(plan, index, weighting=weighting, measure=measure, draw=draw)
     return work_through(plan, work, on_outcome=on_outcome)
+
+
+@dataclass(frozen=True, eq=False)
+class LesionWork:
+    """What is done with each lesion of a plan; a worker process gets all of it.
+
+    Parameters
+    ----------
+    plan, index, weighting, measure, draw
+        As in `execute`; for worker processes, functions that pickle: those of a module, or objects
+        with ``__call__``.
+    """
+
+    plan: BatchPlan[RunRecord]
+    index: Index
+    weighting: Weighting | None = None
+    measure: Measure | None = None
+    draw: Draw | None = None
+
+    def __call__(self, outputs: LesionOutputs) -> Done:
+        """Cut with one lesion, and write its results; return its summary and warnings."""
+        return _run_lesion(self, outputs)
+
+
+def prepare_work(
+    plan: BatchPlan[RunRecord],
+    index: Index,
+    *,
+    weighting: Weighting | None = None,
+    measure: Measure | None = None,
+    draw: Draw | None = None,
+) -> LesionWork:
+    """Return what is to be done with each lesion; parameters as in `execute`."""
+    _check_coverage(index, plan.record.min_tdi)
+    return LesionWork(plan, index, weighting, measure, draw)
 
 
 def work_through(
@@ -348,15 +375,8 @@ def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     return tuple(outcome for outcome in outcomes if outcome.error is not None)
 
 
-def _run_lesion(
-    plan: BatchPlan[RunRecord],
-    index: Index,
-    outputs: LesionOutputs,
-    weighting: Weighting | None,
-    measure: Measure | None,
-    draw: Draw | None,
-) -> Done:
-    choices, record = plan.choices, plan.record
+def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
+    choices, record, index = work.plan.choices, work.plan.record, work.index
     table = outputs.path("summary", "stats", ".tsv")
     # An earlier run's table would vouch for files that this run fails to write.
     table.unlink(missing_ok=True)
@@ -368,7 +388,7 @@ def _run_lesion(
     )
     warnings = lesion.warnings + check_overlap(lesion, *index.parts.box_mm)
     result = disconnect_voxels(
-        index, lesion.mask, lesion.grid, min_tdi=record.min_tdi, weighting=weighting
+        index, lesion.mask, lesion.grid, min_tdi=record.min_tdi, weighting=work.weighting
     )
     warnings += check_cut(lesion, result.n_cut)
     outputs.directory.mkdir(parents=True, exist_ok=True)
@@ -376,11 +396,12 @@ def _run_lesion(
     _write_images(result, lesion, outputs, said)
     if choices.save_streamlines:
         _write_streamlines(result, outputs, choices.save_streamlines, record, said["cut"])
-    if draw is not None:
-        png = draw(result, lesion, outputs.lesion.path.name)
+    if work.draw is not None:
+        with _DRAWING:
+            png = work.draw(result, lesion, outputs.lesion.path.name)
         with replacing(outputs.path("disconnection", "map", ".png")) as stream:
             stream.write(png)
-    further = measure(result, lesion, outputs, said) if measure else {}
+    further = work.measure(result, lesion, outputs, said) if work.measure else {}
     # The table comes last: where it stands, everything else does.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
     summary |= {name: value for name, (value, _) in further.items()}
