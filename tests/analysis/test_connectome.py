@@ -106,6 +106,26 @@ def test_indirect__a_detour_is_longer_by_its_edges():
     assert found.n_pairs == 0  # its own streamline is cut: that is direct
 
 
+def test_indirect__where_no_way_is_left_counts_the_longest_way_of_either_graph():
+    # A ring of six, and 6 on 0: without 0–1 it is a line of five edges, without 0–6 no way is left.
+    ring = [(i, (i + 1) % 6) for i in range(6)]
+    found = disconnect_parcels(Connectome.of(np.array([*ring, (0, 6)]), 7), np.array([0, 6]))
+    assert found.indirect.longest == 5
+    assert found.indirect.delta[6].tolist() == [5, 4, 3, 2, 3, 4, 0]
+    assert found.indirect.delta[0].tolist() == [0, 4, 2, 0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("weight", [1, 0.1])
+def test_indirect__half_of_an_edge_and_the_least_edge_are_met_whatever_weights_are(weight):
+    ends = np.array([(0, 1)] * 6 + [(1, 2)] * 8)
+    connectome = Connectome.of(ends, 3, np.full(14, float(weight)))
+    found = disconnect_parcels(connectome, np.arange(3), min_edge=8 * weight)
+    assert np.argwhere(np.triu(connectome.edges(found.min_edge))).tolist() == [[1, 2]]
+    assert found.indirect.density == 1 / 3
+    found = disconnect_parcels(connectome, np.array([0, 1, 2, 6, 7, 8, 9, 10]))
+    assert found.indirect.delta.tolist() == [[0, 0, 1], [0, 0, 2], [1, 2, 0]]
+
+
 def test_weights__are_summed_where_streamlines_are_counted():
     weights = np.arange(1, len(ENDS) + 1) / 8
     found = disconnect_parcels(Connectome.of(ENDS, 5, weights), CUT)
@@ -117,6 +137,8 @@ def test_weights__are_summed_where_streamlines_are_counted():
     assert found.chaco[4] != found.chaco[4]
     with pytest.raises(OptionError, match="3 weights do not fit 13 streamlines"):
         Connectome.of(ENDS, 5, weights[:3])
+    with pytest.raises(OptionError, match="Weight 1 is "):
+        Connectome.of(ENDS, 5, -weights)
 
 
 def test_weights__of_zero_leave_ratios_undefined_and_make_no_edge():

@@ -1,5 +1,7 @@
 """Which share of a tract is cut, by phantoms."""
 
+import math
+
 import numpy as np
 import pytest
 from tests.phantoms import build_index, parallel_tract
@@ -33,6 +35,17 @@ def test_disconnect_tracts__with_weights_there_is_a_share_of_weight_too():
     assert found.n_cut.tolist() == [2, 3, 1, 0]
     assert found.shares[:3].tolist() == [0.4, 0.3, 0.5]
     assert found.weighted_shares[:3] == pytest.approx([0.1, 3 / 22.5, 0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_disconnect_tracts__no_rounding_makes_a_part_heavier_than_the_whole(seed):
+    random = np.random.default_rng(seed)
+    weights = random.random(1000)
+    spared = random.random(1000) < 0.1
+    weights[spared] = 0
+    found = disconnect_tracts({"all": np.arange(1000)}, np.flatnonzero(~spared), 1000, weights)
+    assert found.weighted_shares.tolist() == [1]
+    assert found.weights == pytest.approx([math.fsum(weights)])
 
 
 def test_disconnect_tracts__a_tract_of_another_tractogram_is_refused():

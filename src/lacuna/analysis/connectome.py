@@ -12,13 +12,16 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lacuna.errors import OptionError
 from lacuna.geometry.grid import FloatArray, IntArray
 from lacuna.tractogram._kernels.graph import UNREACHABLE, count_steps
 from lacuna.tractogram.ends import UNASSIGNED
+from lacuna.tractogram.query import check_weights
 
 LEAST_SPARED = 0.5
 """An edge of which less is spared carries no path any more."""
+
+_ROUNDING = 1e-9
+"""More than rounding can move a sum of weights: six weights of 0.1 less three are half of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +55,9 @@ class Connectome:
         Raises
         ------
         OptionError
-            If there is not one weight for each streamline.
+            If there is not one weight for each streamline, or one is negative or not finite.
         """
-        if weights is not None and weights.shape != (len(ends),):
-            raise OptionError(f"{weights.size} weights do not fit {len(ends)} streamlines.")
+        weights = None if weights is None else check_weights(weights, len(ends))
         matrix, half_joined = _sum_pairs(ends, n_parcels, weights)
         return cls(ends, matrix, half_joined, weights)
 
@@ -71,7 +73,7 @@ class Connectome:
 
     def edges(self, min_edge: float = 0) -> NDArray[np.bool_]:
         """Return which pairs are joined by a streamline, and by `min_edge` of them at least."""
-        edges = (self.matrix > 0) & (self.matrix >= min_edge)
+        edges = (self.matrix > 0) & (self.matrix >= min_edge * (1 - _ROUNDING))
         np.fill_diagonal(edges, val=False)
         return edges
 
@@ -146,8 +148,7 @@ class ParcelDisconnection:
     @cached_property
     def spared(self) -> NDArray[np.int64] | NDArray[np.float64]:
         """What is left, A − D, (n_parcels, n_parcels)."""
-        # Sums of weights in two orders may differ by their rounding.
-        return np.maximum(self.connectome.matrix - self.cut, 0)
+        return self.connectome.matrix - self.cut
 
     @cached_property
     def joined(self) -> NDArray[np.int64] | NDArray[np.float64]:
@@ -190,7 +191,8 @@ class ParcelDisconnection:
     def indirect(self) -> IndirectDisconnection:
         """Which ways become longer when edges of which less than half is spared are gone."""
         edges = self.connectome.edges(self.min_edge)
-        left = edges & (self.spared >= LEAST_SPARED * self.connectome.matrix)
+        least = LEAST_SPARED * (1 - _ROUNDING)
+        left = edges & (self.spared >= least * self.connectome.matrix)
         before, after = self.connectome.steps(self.min_edge), _steps_on(left)
         longest = max(int(before.max(initial=0)), int(after.max(initial=0)))
         before, after = (np.where(n == UNREACHABLE, longest + 1, n) for n in (before, after))

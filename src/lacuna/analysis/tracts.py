@@ -79,17 +79,22 @@ def disconnect_tracts(
                 f"Tract {name} has streamlines {members.min()} to {members.max()}, but the "
                 f"tractogram holds {n_streamlines}: the table belongs to another file."
             )
-        cut = members[is_cut[members]]
-        counts[:, i] = len(members), len(cut)
+        is_lost = is_cut[members]
+        counts[:, i] = len(members), np.count_nonzero(is_lost)
         if weights is not None:
-            sums[:, i] = weights[members].sum(), weights[cut].sum()
+            # Zeros instead of fewer terms: added up alike, no part comes out larger than the whole.
+            each = weights[members]
+            sums[:, i] = each.sum(), np.where(is_lost, each, 0).sum()
     if weights is None:
         sums = counts.astype(np.float64)
     return TractDisconnection(tuple(tracts), *counts, *sums)
 
 
 def disconnect_tract_files(
-    indexes: Mapping[str, Index], mask: BoolArray, grid: Grid
+    indexes: Mapping[str, Index],
+    mask: BoolArray,
+    grid: Grid,
+    weights: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> TractDisconnection:
     """Return what a lesion cuts of tracts that are tractograms of their own.
 
@@ -101,6 +106,8 @@ def disconnect_tract_files(
         Lesioned voxels, as stored.
     grid
         Where they are.
+    weights
+        Of each tract's streamlines, by number in its file.
 
     Raises
     ------
@@ -108,9 +115,17 @@ def disconnect_tract_files(
         If no voxel is lesioned, or the mask does not fit the grid.
     """
     lesion = LesionBox.of(mask, grid)
-    n_cut = np.array([len(index.cut(lesion)) for index in indexes.values()], np.int64)
-    n = np.array([index.n_streamlines for index in indexes.values()], np.int64)
-    return TractDisconnection(tuple(indexes), n, n_cut, n.astype("f8"), n_cut.astype("f8"))
+    counts, sums = np.zeros((2, len(indexes)), np.int64), np.zeros((2, len(indexes)))
+    for i, (name, index) in enumerate(indexes.items()):
+        ranks = index.cut(lesion)
+        counts[:, i] = index.n_streamlines, len(ranks)
+        if weights is not None:
+            cut_ids, lost = index.parts.order[ranks], np.zeros(index.n_streamlines)
+            lost[cut_ids] = weights[name][cut_ids]
+            sums[:, i] = weights[name].sum(), lost.sum()
+    if weights is None:
+        sums = counts.astype(np.float64)
+    return TractDisconnection(tuple(indexes), *counts, *sums)
 
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
