@@ -2,8 +2,9 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,6 +14,35 @@ from lacuna.utils.owner import PROCESS, current_owner, unique_name
 
 MAX_NAME_CHARACTERS = 150
 """Of the name kept in a temporary one: file systems allow 255 bytes in all."""
+
+_watch: ContextVar[Callable[[Path], None] | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watching(note: Callable[[Path], None]) -> Iterator[list[Path]]:
+    """Be told of every file that this thread writes, before it is there.
+
+    Parameters
+    ----------
+    note
+        Called with the path, and before that with the one beside it.
+
+    Yields
+    ------
+    paths
+        Of the files so far.
+    """
+    written: list[Path] = []
+
+    def watch(path: Path) -> None:
+        note(path)
+        written.append(path)
+
+    token = _watch.set(watch)
+    try:
+        yield written
+    finally:
+        _watch.reset(token)
 
 
 @contextmanager
@@ -39,11 +69,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # tractograms finds a file that is being written. It says whose it is.
     mark = unique_name(current_owner().token, PROCESS)
     beside = path.with_name(f".{path.name[:MAX_NAME_CHARACTERS]}.{mark}.part")
+    watch = _watch.get()
     try:
+        if watch is not None:
+            watch(beside)
         with beside.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        if watch is not None:
+            watch(path)
         beside.replace(path)
     except BaseException as error:
         with suppress(FileNotFoundError):
