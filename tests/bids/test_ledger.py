@@ -11,14 +11,14 @@ import pytest
 from lacuna.bids.derivatives import write_text
 from lacuna.bids.ledger import LedgerEntry, is_begun, read_entry, read_ledger, recording
 from lacuna.errors import LesionError
-from lacuna.formats.replace import replacing
 
 ROOT = Path(__file__).resolve().parents[2]
 STEM = "sub-1_space-S_res-2"
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.bids.test_ledger import entry_of, recording, replacing, write
+from lacuna.formats.replace import replacing
+from tests.bids.test_ledger import entry_of, recording, write
 
 out = Path(sys.argv[1])
 with recording(out, entry_of()):
