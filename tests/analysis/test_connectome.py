@@ -161,6 +161,31 @@ def test_weights__whole_pairs_that_are_cut_leave_exactly_nothing():
     assert (nothing.spared == found.connectome.matrix).all()
 
 
+def test_matrix__pairs_of_many_parcels_are_told_apart_however_small_the_numbers_are_stored():
+    ends = np.array([(250, 299), (299, 250), (299, -1)], np.int16)
+    connectome = Connectome.of(ends, 300)
+    assert np.argwhere(connectome.matrix).tolist() == [[250, 299], [299, 250]]
+    assert connectome.matrix[250, 299] == 2
+    assert np.argwhere(connectome.half_joined).tolist() == [[299]]
+
+
+def test_weights__are_summed_in_double_precision():
+    weights = np.array([2**24, 1, 2**-20, 1 / 3, 1 / 3])
+    ends = np.array([(0, 1), (1, 0), (0, 1), (0, 2), (0, -1)])
+    connectome = Connectome.of(ends, 3, weights)
+    assert connectome.matrix[0].tolist() == [0, 2**24 + 1 + 2**-20, 1 / 3]
+    assert connectome.half_joined[0] == 1 / 3
+    found = disconnect_parcels(connectome, np.array([2, 3]))
+    assert found.cut[0].tolist() == [0, 2**-20, 1 / 3]
+    assert found.spared[0].tolist() == [0, 2**24 + 1, 0]
+
+
+def test_indirect__each_least_edge_has_paths_of_its_own():
+    connectome = Connectome.of(ENDS, 5)
+    found = [disconnect_parcels(connectome, CUT, min_edge=n).indirect for n in (0, 2, 4)]
+    assert [indirect.longest for indirect in found] == [3, 2, 1]
+
+
 def slow(ends, n, ids):
     """Return A or D and the half joined, one streamline after the other."""
     matrix, half = np.zeros((n, n), int), np.zeros(n, int)

@@ -1,7 +1,8 @@
 """Atlases: a label image and the table of its names.
 
-Tables are BIDS ``_dseg.tsv``, BIDS ``.json`` with a ``LabelMap``, FreeSurfer colour tables, CSV
-with a header, numbers and names in two columns, or names alone, of which line n is label n.
+Tables are BIDS ``_dseg.tsv``, BIDS ``.json`` with a ``LabelMap``, colour tables of FreeSurfer and
+ITK-SNAP, CSV with a header, numbers and names in two columns, or names alone, of which line n is
+label n.
 """
 
 import csv
@@ -26,11 +27,14 @@ TABLE_SUFFIXES = (".tsv", ".csv", ".txt", ".nii.txt", ".ctab", ".json")
 WHOLE_TOLERANCE = 1e-3
 """How far from whole numbers float labels may be: the rounding of scaled integers."""
 
-_NUMBER_COLUMNS = ("index", "id", "number", "value", "label", "key", "roi")
+_NUMBER_COLUMNS = ("index", "id", "label_id", "roi_id", "number", "value", "key", "roi", "label")
 _NAME_COLUMNS = ("name", "label", "label_name", "region", "roi_name", "structure", "abbreviation")
 _SIDE_COLUMNS = ("hemisphere", "hemi", "side")
-_FREESURFER = re.compile(r"\s*(\d+)\s+(\S.*?)(?:\s+\d+){4}\s*")
-_TWO_COLUMNS = re.compile(r"\s*(\d+)\s*[\s,:=]\s*(\S.*?)\s*")
+_LABEL = re.compile(r"[0-9]{1,18}")
+_FREESURFER = re.compile(r"\s*([0-9]{1,18})\s+(\S.*?)(?:\s+\d+){4}\s*")
+_ITK_SNAP = re.compile(r"\s*([0-9]{1,18})(?:\s+[0-9.]+){6}\s+\"(.+)\"\s*")
+_TWO_COLUMNS = re.compile(r"\s*([0-9]{1,18})\s*[\s,:=]\s*(\S.*?)\s*")
+_NO_NAMES = ("", "n/a")
 _SHOWN = 12
 
 
@@ -79,7 +83,7 @@ def load_atlas(
 
 def find_table(path: Path) -> Path | None:
     """Return the label table beside an image, if there is one."""
-    stem = re.sub(r"\.nii(\.gz)?$|\.hdr$|\.img$", "", path.name)
+    stem = _stem(path)
     for base in dict.fromkeys([stem, re.sub(r"_res-[A-Za-z0-9]+", "", stem)]):
         for suffix in TABLE_SUFFIXES:
             found = path.with_name(base + suffix)
@@ -100,12 +104,15 @@ def read_labels(path: str | PathLike[str]) -> dict[int, str]:
     path = Path(path)
     if path.suffix.lower() == ".json":
         said = _read_json(path)
-        pairs = [_from_json(path, item) for item in said.get("LabelMap", said).items()]
+        said = said.get("LabelMap", said)
+        if not isinstance(said, dict):
+            raise FormatError(f"{path}: its LabelMap holds no pairs of label and name.")
+        pairs = [_from_json(path, item) for item in said.items()]
     else:
         pairs = _read_rows(path)
     names: dict[int, str] = {}
     for number, label in pairs:
-        if names.setdefault(number, label) != label:
+        if label not in _NO_NAMES and names.setdefault(number, label) != label:
             raise FormatError(
                 f"{path} calls label {number} both {names[number]!r} and {label!r}: correct it."
             )
@@ -117,10 +124,14 @@ def read_labels(path: str | PathLike[str]) -> dict[int, str]:
 
 def atlas_name(path: Path) -> str:
     """Return what an atlas is called: its BIDS entities, else the letters of its file's name."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name)
+    stem = _stem(path)
     parts = re.findall(r"(?:^|_)(?:atlas|seg|scale|desc)-([A-Za-z0-9+]+)", stem)
-    named = re.search(r"(?:^|_)(?:atlas|seg)-", stem)
+    named = re.search(r"(?:^|_)(?:atlas|seg)-[A-Za-z0-9+]", stem)
     return "".join(parts) if named else re.sub(r"[^A-Za-z0-9]", "", stem) or "atlas"
+
+
+def _stem(path: Path) -> str:
+    return re.sub(r"\.nii(\.gz)?$|\.hdr$|\.img$", "", path.name)
 
 
 def _whole_numbers(image: Image[Any]) -> NDArray[np.int32]:
@@ -129,7 +140,8 @@ def _whole_numbers(image: Image[Any]) -> NDArray[np.int32]:
         raise FormatError(f"{image.name} holds {values.dtype} values, not labels.")
     if values.dtype.kind == "f":
         rounded = np.rint(values)
-        odd = ~(np.abs(values - rounded) <= WHOLE_TOLERANCE)  # so that NaN is odd, too
+        with np.errstate(invalid="ignore"):  # of infinities, which are odd, as NaN is
+            odd = ~(np.abs(values - rounded) <= WHOLE_TOLERANCE)
         if odd.any():
             raise FormatError(
                 f"{image.name} has {int(odd.sum())} voxels that are no whole numbers, such as "
@@ -159,8 +171,12 @@ def _match(
 def _distinct(names: Sequence[str], numbers: NDArray[np.int32]) -> tuple[str, ...]:
     """Return the names, followed by the label where several have the same."""
     counts = Counter(names)
-    pairs = zip(names, numbers, strict=True)
-    return tuple(f"{name}_{number}" if counts[name] > 1 else name for name, number in pairs)
+    pairs = list(zip(names, numbers, strict=True))
+    some = tuple(f"{name}_{number}" if counts[name] > 1 else name for name, number in pairs)
+    if len(set(some)) == len(some):
+        return some
+    # A third region may be called what one of two now is.
+    return tuple(f"{name}_{number}" for name, number in pairs)
 
 
 def _read_rows(path: Path) -> list[tuple[int, str]]:
@@ -171,9 +187,10 @@ def _read_rows(path: Path) -> list[tuple[int, str]]:
             rows = [
                 [cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)
             ]
-            header = [] if any(cell.isdecimal() for cell in rows[0]) else rows.pop(0)
+            header = [] if any(map(_LABEL.fullmatch, rows[0])) else rows.pop(0)
             return _from_columns(path, [name.casefold() for name in header], rows)
-    matches = [_FREESURFER.fullmatch(line) or _TWO_COLUMNS.fullmatch(line) for line in lines]
+    kinds = _FREESURFER, _ITK_SNAP, _TWO_COLUMNS
+    matches = [next(filter(None, (kind.fullmatch(line) for kind in kinds)), None) for line in lines]
     if lines and not any(matches):
         return [(number, line.strip()) for number, line in enumerate(lines, 1)]
     pairs = []
@@ -186,17 +203,26 @@ def _read_rows(path: Path) -> list[tuple[int, str]]:
 
 def _from_columns(path: Path, header: list[str], rows: list[list[str]]) -> list[tuple[int, str]]:
     width = min((len(row) for row in rows), default=0)
-    whole = [at for at in range(width) if all(row[at].isdecimal() for row in rows)]
-    number = next((header.index(name) for name in _NUMBER_COLUMNS if name in header), None)
-    if number not in whole:
-        number = next(iter(whole), None)
+    whole = [at for at in range(width) if all(_LABEL.fullmatch(row[at]) for row in rows)]
+    called = [header.index(name) for name in _NUMBER_COLUMNS if name in header]
+    number = next((at for at in called if at in whole), 0 if 0 in whole else None)
+    # Numbers elsewhere may be networks or sizes: whoever writes "index" means that column.
+    if called and called[0] != number and header[called[0]] != "label":
+        cells = ["".join(row[called[0] : called[0] + 1]) for row in rows]
+        wrong = next((cell for cell in cells if not _LABEL.fullmatch(cell)), "")
+        raise FormatError(
+            f"{path}: {wrong[:20]!r} in the column {header[called[0]]} is no label: labels are "
+            "0, 1, 2, …"
+        )
     others = [at for at in range(width) if at != number]
     label = next(
         (at for name in _NAME_COLUMNS for at in others if header[at : at + 1] == [name]),
         next((at for at in others if at not in whole), None),
     )
     if number is None or label is None:
-        raise FormatError(f"{path} has no column of whole numbers beside one of names.")
+        raise FormatError(
+            f"{path} has no column of whole numbers beside one of names. Call them index and name."
+        )
     names = [row[label] for row in rows]
     side = next((header.index(name) for name in _SIDE_COLUMNS if name in header), None)
     if side is not None and side < width and len(set(names)) < len(names):
@@ -210,9 +236,9 @@ def _from_columns(path: Path, header: list[str], rows: list[list[str]]) -> list[
 
 def _from_json(path: Path, item: tuple[str, Any]) -> tuple[int, str]:
     key, value = item
-    if key.isdecimal() and isinstance(value, str):
+    if _LABEL.fullmatch(key) and isinstance(value, str):
         return int(key), value
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return value, key
     raise FormatError(f"{path}: {key!r}: {value!r} is no label and name.")
 
