@@ -17,22 +17,48 @@ def write_table(path, *rows, header="bundle\tcategory\tstart\tstop"):
 
 def test_load_tract_ranges__stop_is_not_a_member_and_a_tract_may_have_several_rows(tmp_path):
     table = write_table(tmp_path / "t.tsv", "AF\ta\t0\t3", "CST\tp\t3\t3", "AF\ta\t5\t7")
-    found = load_tract_ranges(table)
+    found = load_tract_ranges(table, 7)
     assert {name: ids.tolist() for name, ids in found.items()} == {"AF": [0, 1, 2, 5, 6], "CST": []}
 
 
 @pytest.mark.parametrize("row", ["AF\ta\t3\t0", "AF\ta\t-1\t2", "AF\ta\tx\t2", "AF\ta\t1"])
 def test_load_tract_ranges__what_is_no_range_is_refused_with_the_tract(row, tmp_path):
     with pytest.raises(FormatError, match="tract AF goes from"):
-        load_tract_ranges(write_table(tmp_path / "t.tsv", row))
+        load_tract_ranges(write_table(tmp_path / "t.tsv", row), 7)
 
 
 def test_load_tract_ranges__a_table_of_something_else_is_refused(tmp_path):
     table = write_table(tmp_path / "t.tsv", "1\tAF", header="index\tname")
     with pytest.raises(FormatError, match=r"needs the tab-separated columns .* it has index, name"):
-        load_tract_ranges(table)
+        load_tract_ranges(table, 7)
     with pytest.raises(FormatError, match="cannot be read"):
-        load_tract_ranges(tmp_path / "missing.tsv")
+        load_tract_ranges(tmp_path / "missing.tsv", 7)
+
+
+def test_load_tract_ranges__overlap_and_windows_tables_count_each_streamline_once(tmp_path):
+    table = tmp_path / "t.tsv"
+    table.write_bytes("\ufefftract\tstart\tstop\r\nA\t0\t5\r\nB\t3\t7\r\nA\t3\t6\r\n".encode())
+    found = load_tract_ranges(table, 7)
+    assert {name: ids.tolist() for name, ids in found.items()} == {
+        "A": [0, 1, 2, 3, 4, 5],
+        "B": [3, 4, 5, 6],
+    }
+
+
+@pytest.mark.parametrize("stop", [8, 10**15])
+def test_load_tract_ranges__a_range_beyond_the_tractogram_is_refused_whatever_its_size(
+    stop, tmp_path
+):
+    table = write_table(tmp_path / "t.tsv", f"AF\ta\t3\t{stop}")
+    with pytest.raises(FormatError, match=rf"AF goes from 3 to {stop}, but .* holds 7 stream"):
+        load_tract_ranges(table, 7)
+
+
+def test_load_tract_ranges__a_range_without_a_name_or_with_an_endless_one_is_refused(tmp_path):
+    with pytest.raises(FormatError, match="from 0 to 5 has no name"):
+        load_tract_ranges(write_table(tmp_path / "t.tsv", "0\t5", header="start\tstop\ttract"), 7)
+    with pytest.raises(FormatError, match="cannot be read as a table of tracts"):
+        load_tract_ranges(write_table(tmp_path / "t.tsv", "A" * 200_000), 7)
 
 
 def a_probseg(path, values, affine=None):
@@ -68,6 +94,22 @@ def test_load_tract_atlas__what_is_no_probability_is_refused(wrong, tmp_path):
     values[0, 0, 0, 1] = wrong
     with pytest.raises(FormatError, match="volume 2 has values from"):
         load_tract_atlas(a_probseg(tmp_path / "a.nii.gz", values))
+
+
+def test_load_tract_atlas__an_image_of_colours_or_of_nothing_is_refused(tmp_path):
+    colours = np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")
+    with pytest.raises(FormatError, match="not probabilities"):
+        load_tract_atlas(tmp_path / "rgb.nii")
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2, 0), np.uint8), np.eye(4)), tmp_path / "none.nii")
+    with pytest.raises(FormatError, match="no volume"):
+        load_tract_atlas(tmp_path / "none.nii")
+
+
+def test_load_tract_atlas__values_keep_single_precision_around_a_half(tmp_path):
+    values = np.array([[[0.5, np.nextafter(np.float32(0.5), np.float32(1)), 0.25]]], np.float32)
+    atlas = load_tract_atlas(a_probseg(tmp_path / "a.nii", values[..., None]))
+    assert (atlas.values > 0.5).tolist() == [False, True, False]
 
 
 def test_load_tract_atlas__names_and_volumes_must_be_as_many(tmp_path):

@@ -8,7 +8,7 @@ from tests.phantoms import parallel_tract, write_tck
 
 from lacuna.analysis.structural import Weighting, disconnect_voxels
 from lacuna.bids.derivatives import plan_outputs
-from lacuna.errors import DatasetError, OptionError, SpaceError
+from lacuna.errors import DatasetError, FormatError, SpaceError
 from lacuna.formats import save_trx
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.streamlines import Streamlines
@@ -63,7 +63,7 @@ def test_ranges__of_a_table_take_the_place_of_groups_and_may_be_weighed(scene, t
         "none": ["0", "0", "n/a", "0", "0", "n/a"],
     }
     path.write_text("tract\tstart\tstop\nfirst\t0\t21\n")
-    with pytest.raises(OptionError, match="first has streamlines 0 to 20"):
+    with pytest.raises(FormatError, match="first goes from 0 to 21, but the tractogram holds 20"):
         tracts(path)
 
 

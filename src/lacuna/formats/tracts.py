@@ -15,7 +15,9 @@ from lacuna.geometry.tract_atlas import TractAtlas
 _NAME_COLUMNS = ("tract", "bundle", "name")
 
 
-def load_tract_ranges(path: str | PathLike[str]) -> dict[str, NDArray[np.int64]]:
+def load_tract_ranges(
+    path: str | PathLike[str], n_streamlines: int
+) -> dict[str, NDArray[np.int64]]:
     """Return the numbers of each tract's streamlines from a table of ranges.
 
     Parameters
@@ -24,17 +26,19 @@ def load_tract_ranges(path: str | PathLike[str]) -> dict[str, NDArray[np.int64]]
         Tab-separated, with a header: the tract (``tract``, ``bundle`` or ``name``), its first
         streamline (``start``, counted from 0) and the one after its last (``stop``). A tract may
         have several rows.
+    n_streamlines
+        Streamlines of the tractogram.
 
     Raises
     ------
     FormatError
-        If it cannot be read so.
+        If it cannot be read so, or a range goes beyond the tractogram.
     """
     path = Path(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream, delimiter="\t"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise FormatError(f"{path} cannot be read as a table of tracts ({error}).") from error
     header = rows[0].keys() if rows else ()
     column = next((name for name in _NAME_COLUMNS if name in header), None)
@@ -54,6 +58,13 @@ def load_tract_ranges(path: str | PathLike[str]) -> dict[str, NDArray[np.int64]]
                 f"{path}: tract {row[column]} goes from {row['start']} to {row['stop']}, which is "
                 "no range of streamlines: they are counted from 0, and stop is not one of them."
             )
+        if stop > n_streamlines:
+            raise FormatError(
+                f"{path}: tract {row[column]} goes from {start} to {stop}, but the tractogram "
+                f"holds {n_streamlines} streamlines: the table belongs to another file."
+            )
+        if not row[column]:
+            raise FormatError(f"{path}: the range from {start} to {stop} has no name: give it one.")
         found.setdefault(row[column], []).append(np.arange(start, stop))
     return {name: np.unique(np.concatenate(parts)) for name, parts in found.items()}
 
@@ -82,6 +93,8 @@ def load_tract_atlas(
     grid, volumes = open_volumes(path)
     voxels, values = [], []
     for number, volume in enumerate(volumes, 1):
+        if volume.dtype.kind not in "buif":
+            raise FormatError(f"{path} holds {volume.dtype} values, not probabilities.")
         flat = np.ascontiguousarray(grid.orientation.to_canonical(volume)).reshape(-1)
         low, high = float(flat.min()), float(flat.max())
         if not 0 <= low <= high <= 1:  # NaN fails, too
@@ -91,6 +104,8 @@ def load_tract_atlas(
             )
         voxels.append(np.flatnonzero(flat).astype(np.int32))
         values.append(flat[voxels[-1]].astype(np.float32))
+    if not voxels:
+        raise FormatError(f"{path} has no volume: it names no tract.")
     table = find_table(path) if table is None else Path(table)
     known = read_labels(table) if table else {n: str(n) for n in range(1, len(voxels) + 1)}
     if known.keys() != set(range(1, len(voxels) + 1)):

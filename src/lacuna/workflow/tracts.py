@@ -77,10 +77,11 @@ def open_tracts(
     """
     if source is not None and source.is_dir():
         return Tracts(files=_open_files(store, record, source, progress))
-    members = opened.file.groups if source is None else load_tract_ranges(source)
-    # Twice in a group is still one streamline; and ranges beyond the file fail before work starts.
+    n = opened.n_streamlines
+    members = opened.file.groups if source is None else load_tract_ranges(source, n)
+    # Twice in a group is still one streamline; and groups beyond the file fail before work starts.
     members = {name: np.unique(ids) for name, ids in members.items()}
-    disconnect_tracts(members, np.array([], np.int64), opened.n_streamlines)
+    disconnect_tracts(members, np.array([], np.int64), n)
     return Tracts(members) if members else None
 
 
