@@ -42,6 +42,17 @@ def test_parcel_damage__on_another_grid_is_the_overlap_of_boxes():
     assert damage.shares == pytest.approx([9 / 64, 18 / 32])
 
 
+def test_parcel_damage__of_a_small_part_of_a_voxel_is_as_exact_as_shares_are():
+    # One of the 27 mm³ of a voxel, and a third of its mm³: 12 decimals of shares, 1e-11 mm³.
+    labels = np.full((1, 1, 1), 7, np.int32)
+    coarse = parcellation(labels, Grid.cubic(3, (1, 1, 1), (0, 0, 0)), (7,))
+    thin = Grid((1, 1, 1), np.diag([1 / 3, 1, 1, 1]))
+    for grid, mm3 in ((Grid((1, 1, 1), np.eye(4)), 1), (thin, 1 / 3)):
+        found = parcel_damage(np.ones((1, 1, 1), bool), grid, coarse)
+        assert found.lesioned_mm3 == pytest.approx([mm3], rel=0, abs=3e-11)
+        assert found.shares == pytest.approx([mm3 / 27], rel=0, abs=1e-12)
+
+
 def test_parcel_damage__is_the_same_for_every_orientation_of_either():
     random = np.random.default_rng(3)
     grid = Grid.cubic(0.9, (9, 8, 7), (-1.1, -0.7, -0.9))

@@ -51,6 +51,17 @@ def test_disconnect_tracts__no_rounding_makes_a_part_heavier_than_the_whole(seed
 def test_disconnect_tracts__a_tract_of_another_tractogram_is_refused():
     with pytest.raises(OptionError, match="all has streamlines 0 to 9"):
         disconnect_tracts({"all": np.arange(10)}, np.array([0]), 9)
+    with pytest.raises(OptionError, match="all has streamlines -1 to 0"):
+        disconnect_tracts({"all": np.array([-1, 0])}, np.array([0]), 9)
+
+
+def test_disconnect_tracts__weights_are_summed_in_double_precision():
+    weights = np.array([2**24, 1, 1 / 3])
+    found = disconnect_tracts(
+        {"all": np.arange(3), "one": np.array([2])}, np.array([0, 1]), 3, weights
+    )
+    assert found.cut_weights.tolist() == [2**24 + 1, 0]
+    assert found.weights[1] == 1 / 3
 
 
 @pytest.mark.parametrize("rule", ["segment", "vertex"])

@@ -67,6 +67,16 @@ def test_assign_ends__centre_must_be_strictly_nearer_than_the_radius(x, index):
     assert assign_ends(ends, one_voxel()).tolist() == [[index, index]]
 
 
+def test_assign_ends__in_a_sheared_grid_looks_as_far_as_indices_may_go():
+    # Seven voxels back and seven up lead 7 mm away, where unsheared they would lead 12 mm.
+    labels = np.zeros((9, 9, 1), np.int32)
+    labels[0, 8] = 4
+    grid = Grid(labels.shape, affine([(1, 0, 0), (0.95, 1, 0), (0, 0, 1)], (0, 0, 0)))
+    ends = np.array([[[7.95, 1, 0], [7.95, 0.01, 0]]], np.float32)
+    assert assign_ends(ends, parcels(labels, grid), 8).tolist() == [[0, 0]]
+    assert assign_ends(ends, parcels(labels, grid), 7.5).tolist() == [[0, -1]]
+
+
 def test_assign_ends__of_equally_near_voxels_the_lowest_z_then_y_then_x_wins():
     labels = np.zeros((3, 3, 3), np.int32)
     around = [(1, 1, 0), (1, 0, 1), (0, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
