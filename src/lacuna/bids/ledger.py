@@ -137,7 +137,7 @@ def recording(output_dir: Path, entry: LedgerEntry) -> Iterator[None]:
 
 
 def _end(record: Path, begun: Path, entry: LedgerEntry, start: float) -> None:
-    seconds, now = time.perf_counter() - start, datetime.now(UTC).isoformat(timespec="seconds")
+    seconds, now = time.perf_counter() - start, datetime.now(UTC).isoformat(timespec="milliseconds")
     content = asdict(replace(entry, seconds=round(seconds, 3), ended=now))
     # As ASCII: a lesion's name may hold bytes that are no UTF-8.
     with replacing(record) as stream:

@@ -1,0 +1,252 @@
+"""What a run finds done: which lesions are to be done, or done again, and why."""
+
+import csv
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+from lacuna.bids.dataset import LesionListing
+from lacuna.bids.derivatives import LesionOutputs
+from lacuna.bids.ledger import LedgerEntry, is_begun, read_entry, read_ledger, recording
+
+State = Literal["done", "stale", "failed", "missing"]
+
+Fingerprint = Callable[[Path], str]
+"""Returns the fingerprint of a file's content."""
+
+NOUNS = {
+    "Atlases": "atlas",
+    "Tracts": "the file of tracts",
+    "Template": "the template",
+    "MinEdge": "--min-edge",
+    "SaveStreamlines": "--save-streamlines",
+    "LesionSide": "lesion_side in participants.tsv",
+}
+"""What parameters are called where their change is told; others as they are written."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a lesion is.
+
+    Parameters
+    ----------
+    entry
+        What its record will say before anything is known of its results; of a lesion that is
+        done, its record.
+    state
+        ``done``, ``stale`` (its results are not those that would be made now), ``failed`` or
+        ``missing``.
+    why
+        Why it is not done; empty if nobody tried.
+    """
+
+    entry: LedgerEntry
+    state: State
+    why: str = ""
+
+    def __str__(self) -> str:
+        """Return it in words; empty for what nobody tried."""
+        if self.state == "done":
+            return "done already"
+        return f"{self.state}: {self.why}" if self.why else ""
+
+    def recording(self, outputs: LesionOutputs) -> AbstractContextManager[None]:
+        """Return what keeps the lesion's record while its outputs are written."""
+        return recording(outputs.output_dir, self.entry)
+
+
+def find_standings(
+    outputs: Sequence[LesionOutputs],
+    fingerprint: Fingerprint,
+    parameters: Mapping[str, Any],
+    *,
+    inputs: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+) -> dict[Path, Standing]:
+    """Return how far each lesion is, by the path of its mask.
+
+    Parameters
+    ----------
+    outputs
+        Where the results of each lesion go.
+    parameters
+        All that decides what they hold beside the lesion; JSON values, none where not given.
+    inputs
+        Fingerprint of each file that they come from, by path.
+    overwrite
+        Count none as done.
+    """
+    found = {}
+    for each in outputs:
+        lesion = each.lesion
+        asked = {**parameters, "LesionSide": lesion.lesion_side}
+        entry = LedgerEntry(
+            stem=stem_of(each),
+            lesion=str(lesion.path),
+            fingerprint=_fingerprint(fingerprint, lesion.path),
+            # As they come back from a file: lists for tuples.
+            parameters=json.loads(json.dumps({k: v for k, v in asked.items() if v is not None})),
+            inputs=dict(inputs or {}),
+            version=version("lacuna-lnm"),
+            space=each.space,
+            resolution=each.resolution,
+        )
+        found[lesion.path] = judge(each.output_dir, entry, overwrite=overwrite)
+    return found
+
+
+def judge(output_dir: Path, entry: LedgerEntry, *, overwrite: bool = False) -> Standing:
+    """Compare what is recorded of a lesion with what would be.
+
+    Parameters
+    ----------
+    entry
+        What would be recorded of it now.
+    overwrite
+        Call it stale if it is done.
+    """
+    recorded = read_entry(output_dir, entry.stem)
+    if recorded is None:
+        begun = "it was begun, and not ended" if is_begun(output_dir, entry.stem) else ""
+        return Standing(entry, "missing", begun)
+    if not recorded.is_done:
+        return Standing(entry, "failed", recorded.reason)
+    reasons = [*_differences(recorded, entry), *_damages(output_dir, recorded)]
+    reasons += ["--overwrite"] if overwrite else []
+    return Standing(entry, "stale", "; ".join(reasons)) if reasons else Standing(recorded, "done")
+
+
+def look_at(
+    listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
+) -> dict[Path, Standing]:
+    """Return how far each lesion is, by what is recorded alone.
+
+    What the lesion that came last was asked is what all are to be asked.
+    """
+    ledger = read_ledger(output_dir)
+    newest = max(ledger.values(), key=lambda entry: entry.ended, default=None)
+    shared, inputs, space, resolution = {}, {}, "unknown", ""
+    if newest is not None:
+        shared, space, resolution = dict(newest.parameters), newest.space, newest.resolution
+        # What is no longer there cannot have changed.
+        inputs = {
+            path: now for path in newest.inputs if (now := _fingerprint(fingerprint, Path(path)))
+        }
+    outputs = [
+        LesionOutputs(lesion, output_dir.absolute(), space, resolution) for lesion in listing.found
+    ]
+    return find_standings(outputs, fingerprint, shared, inputs=inputs)
+
+
+def number_tasks(listing: LesionListing) -> dict[Path, int]:
+    """Return the number of the task of a job array that does each lesion.
+
+    Of a dataset a task does what is in one of its ``sub-*`` folders, else one mask; counted from
+    0 in the order of the bytes of their names, as ``LC_ALL=C`` sorts.
+    """
+    if listing.kind != "dataset":
+        return {lesion.path: number for number, lesion in enumerate(listing.found)}
+    folders = sorted(listing.root.glob("sub-*"), key=lambda path: os.fsencode(path.name))
+    numbers = {folder: number for number, folder in enumerate(folders)}
+    tasks = {
+        lesion.path: [numbers[above] for above in lesion.path.parents if above in numbers]
+        for lesion in listing.found
+    }
+    return {path: found[0] for path, found in tasks.items() if found}
+
+
+def stem_of(outputs: LesionOutputs) -> str:
+    """Return the name of a lesion's record."""
+    return outputs.path("summary", "stats", ".tsv").name.removesuffix("_desc-summary_stats.tsv")
+
+
+def read_summary(outputs: LesionOutputs) -> dict[str, str]:
+    """Return the summary of a lesion that is done, by column, as it is written."""
+    with outputs.path("summary", "stats", ".tsv").open(encoding="utf-8", newline="") as stream:
+        return dict(next(csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)))
+
+
+def count_standings(standings: Sequence[Standing]) -> str:
+    """Return how many lesions are done already, and why the others are not; empty if none is."""
+    states = Counter(standing.state for standing in standings)
+    if set(states) <= {"missing"}:
+        return ""
+    parts = [f"done already: {states['done']} of {len(standings)}"]
+    for state in ("stale", "failed", "missing"):
+        if states[state]:
+            whys = Counter(s.why for s in standings if s.state == state and s.why)
+            shown = [f"{why}: {n}" if len(whys) > 1 else why for why, n in whys.most_common(3)]
+            reasons = f" ({', '.join(shown)}{', …' * (len(whys) > 3)})" * (state == "stale")
+            parts.append(f"{state}: {states[state]}{reasons}")
+    return "; ".join(parts)
+
+
+def _fingerprint(fingerprint: Fingerprint, path: Path) -> str:
+    try:
+        return fingerprint(path)
+    except (OSError, ValueError):  # it will fail, and say why
+        return ""
+
+
+def _differences(before: LedgerEntry, now: LedgerEntry) -> list[str]:
+    said = []
+    if before.version != now.version:
+        said.append(f"made by version {before.version}, this is {now.version}")
+    if before.fingerprint != now.fingerprint:
+        said.append("the lesion mask changed" if now.fingerprint else "the mask cannot be read")
+    both = before.inputs.keys() & now.inputs.keys()
+    said += [
+        f"{Path(path).name} changed"
+        for path in sorted(both)
+        if before.inputs[path] != now.inputs[path]
+    ]
+    for key in sorted(before.parameters.keys() | now.parameters.keys()):
+        old, new = before.parameters.get(key), now.parameters.get(key)
+        if old != new:
+            said += _explain_change(NOUNS.get(key, key), old, new)
+    return said
+
+
+def _explain_change(noun: str, old: Any, new: Any) -> list[str]:
+    if not isinstance(old or new, dict):
+        return [f"{noun} was {_word(old)}, is {_word(new)}"]
+    old, new = old or {}, new or {}
+    names = sorted(old.keys() | new.keys())
+    fates = {(True, True): "changed", (True, False): "was left out", (False, True): "was added"}
+    changed = [name for name in names if old.get(name) != new.get(name)]
+    return [f"{noun} {name} {fates[name in old, name in new]}" for name in changed]
+
+
+def _word(value: Any) -> str:
+    # By identity: 1 and 1.0 equal True.
+    words = ((None, "not given"), (True, "yes"), (False, "no"))
+    return next((word for known, word in words if value is known), str(value))
+
+
+def _damages(output_dir: Path, recorded: LedgerEntry) -> list[str]:
+    sizes = {name: _size(output_dir / name) for name in recorded.outputs}
+    gone = [Path(name).name for name, size in sizes.items() if size is None]
+    other = [
+        Path(name).name
+        for name, size in sizes.items()
+        if size not in (None, recorded.outputs[name])
+    ]
+    return [
+        f"{names[0]} {what}" + (f", and {len(names) - 1} more" if len(names) > 1 else "")
+        for names, what in ((gone, "is gone"), (other, "has another size"))
+        if names
+    ]
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
