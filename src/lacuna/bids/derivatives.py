@@ -208,6 +208,18 @@ def check_output(
         )
 
 
+def read_parameters(output_dir: Path) -> dict[str, Any] | None:
+    """Return what all results in an output folder share; none if it holds no results.
+
+    Raises
+    ------
+    DatasetError
+        If the folder's description cannot be read.
+    """
+    description = output_dir / "dataset_description.json"
+    return _recorded_parameters(read_sidecar(description)) if description.is_file() else None
+
+
 def write_table(
     path: Path,
     columns: Mapping[str, Sequence[object]],

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from lacuna.cli.group import LEVELS, run_group
 from lacuna.cli.lesions import (
     add_atlases,
     add_care,
@@ -38,7 +39,7 @@ def add_damage(analyses: Any) -> None:
         help="what share of each parcel or tract of an atlas a lesion takes; no tractogram",
         description="Measure what share of the volume of each parcel, or each tract, of an atlas\n"
         "is lesioned. No tractogram is needed.",
-        epilog=EXAMPLE,
+        epilog=f"{EXAMPLE}\n{LEVELS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common_options()],
     )
@@ -61,6 +62,8 @@ def run_damage(args: argparse.Namespace) -> int:
     from lacuna.workflow.batch import Choices, work_through
     from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
 
+    if args.level == "group":
+        return run_group(args, "damage")
     if not args.atlas + args.tract_atlas:
         raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
     listing = find_lesions(args.input, args.participant_label)

@@ -26,9 +26,10 @@ def add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "level",
         nargs="?",
-        choices=["participant"],
-        metavar="participant",
-        help="the only level there is; may be left out",
+        choices=["participant", "group"],
+        default="participant",
+        metavar="participant|group",
+        help="each lesion by itself (default), or all results together",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lacuna.cli.damage import add_damage
+from lacuna.cli.group import LEVELS, add_thresholds, run_group
 from lacuna.cli.lesions import (
     add_atlases,
     add_care,
@@ -69,11 +70,12 @@ def add_parser(subparsers: Any) -> None:
         help="structural network mapping: which streamlines a lesion cuts, and where they run",
         description="Find out which streamlines of a tractogram each lesion cuts, and what\n"
         "share of the streamlines through each voxel that is.",
-        epilog=EXAMPLE,
+        epilog=f"{EXAMPLE}\n{LEVELS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[common_options()],
     )
     _add_arguments(snm)
+    add_thresholds(snm)
     snm.set_defaults(analysis=_run_snm)
     add_damage(analyses)
 
@@ -155,6 +157,8 @@ class Finished(NamedTuple):
 
 
 def _run_snm(args: argparse.Namespace) -> int:
+    if args.level == "group":
+        return run_group(args, "snm")
     tell = print_rows(COLUMNS)
     done = map_lesions(args, [Path(sys.argv[0]).name, *sys.argv[1:]], tell)
     return 0 if done is None else _conclude(args, done)
