@@ -120,7 +120,7 @@ def test_tdi__rule_mrtrix_warns_of_a_stale_step_size(files, streamlines, capsys)
     [
         (["--grid", "absent.nii.gz"], 2, "neither a file nor a voxel size"),
         (["--rule", "vertex", "--upsample", "2"], 2, "rule mrtrix only"),
-        (["--weights", "absent.txt"], 2, "cannot be read as numbers"),
+        (["--weights", "absent.txt"], 2, "absent.txt is no file, and some.tck keeps nothing"),
         (["--weights", "few.txt"], 2, "2 weights do not fit 80"),
         (["--weights", "text.txt"], 2, "cannot be read as numbers"),
         (["--weights", "negative.txt"], 2, "Weight 80 is -1"),

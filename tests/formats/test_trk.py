@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lacuna.errors import FormatError
-from lacuna.formats import open_tractogram
+from lacuna.formats import list_per_streamline, open_tractogram
 
 
 def split(opened):
@@ -105,6 +105,21 @@ def test_open_trk__nibabel_written_scalars_and_properties_are_stepped_over(tmp_p
     assert opened.streamlines.stride == 4
     for a, b in zip(split(opened), kept, strict=True):
         assert np.abs(a - b).max() < 1e-4
+    stored = nib.streamlines.load(path).tractogram.data_per_streamline
+    assert set(opened.per_streamline) == set(stored) == set(list_per_streamline(path))
+    assert opened.per_streamline["ends"].shape == (len(kept), 3)
+    for name, values in stored.items():
+        found = opened.per_streamline[name].reshape(len(kept), -1)
+        np.testing.assert_array_equal(found, values)
+
+
+def test_open_trk__properties_without_names_are_called_so(write_trk, stored):
+    path = write_trk(stored, properties=np.arange(100, dtype=np.float32).reshape(50, 2))
+    opened = open_tractogram(path)
+    assert list(opened.per_streamline) == ["properties"]
+    assert opened.per_streamline["properties"][:2].tolist() == [[0, 1], [2, 3]]
+    reopened = open_tractogram(path, (opened.streamlines.firsts, opened.streamlines.counts))
+    assert reopened.per_streamline["properties"][49].tolist() == [98, 99]
 
 
 def test_open_trk__scalars_and_properties_are_stepped_over(write_trk, stored):

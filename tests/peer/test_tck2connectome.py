@@ -76,6 +76,27 @@ def test_assign_ends__real_tractograms_and_atlases(
     np.testing.assert_allclose(ours, matrix[np.ix_(rows, rows)], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [("length", ["-scale_length"]), ("weights.txt", ["-tck_weights_in", "weights.txt"])],
+)
+def test_open_connectome__weights_are_summed_as_tck2connectome_does(
+    shared_data, tmp_path, way, options
+):
+    streamlines = open_tractogram(shared_data / TRACTOGRAMS["hcp842"]).streamlines
+    write_tck(tmp_path / "a.tck", streamlines)
+    np.savetxt("weights.txt", np.random.default_rng(2).random(len(streamlines)), fmt="%.9g")
+    image = next((shared_data / "parcellations").glob(ATLASES["Desikan, RAS"]))
+    _, theirs = tck2connectome(tmp_path / "a.tck", image, tmp_path, *options)
+    store = Store(tmp_path / "store")
+    index = lacuna.open_index(tmp_path / "a.tck", space="MNI152NLin6Asym", store=store)
+    ours = lacuna.open_connectome(
+        index, image, space="MNI152NLin6Asym", weights=way, store=store
+    ).connectome.matrix
+    assert (theirs > 0).sum() > 500
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
 def affine(columns, origin):
     made = np.eye(4)
     made[:3, :3], made[:3, 3] = np.array(columns, float).T, origin
@@ -88,6 +109,8 @@ GRIDS = {
     "1.25 mm LAS": affine([(-1.25, 0, 0), (0, 1.25, 0), (0, 0, 1.25)], (15, -12.5, -7.5)),
     "LIA": affine([(-1.5, 0, 0), (0, 0, -1.5), (0, 1.5, 0)], (10.5, -12, 9)),
     "0.75 × 1.5 × 3 mm": affine([(0.75, 0, 0), (0, 1.5, 0), (0, 0, 3)], (-9, -15, -30)),
+    "0.9 × 1.1 × 1.3 mm LAS": affine([(-0.9, 0, 0), (0, 1.1, 0), (0, 0, 1.3)], (10.7, -12.1, -9.3)),
+    "oblique": affine([(1.2, 0.5, 0), (-0.5, 1.2, 0), (0, 0, 1.7)], (-8.3, -16.9, -15.1)),
 }
 
 

@@ -23,11 +23,11 @@ from lacuna.cli.lesions import (
 from lacuna.cli.options import common_options, not_negative, positive
 from lacuna.cli.tractogram import (
     add_index_options,
+    add_weights,
     find_space,
     find_tractogram,
     find_warp,
     option_as_space,
-    read_weights,
     report_grid,
     setting_as_space,
     show_progress,
@@ -36,7 +36,6 @@ from lacuna.errors import SpaceError
 
 if TYPE_CHECKING:
     from lacuna.analysis.structural import Disconnection
-    from lacuna.geometry.grid import FloatArray
     from lacuna.geometry.space import StatedSpace
     from lacuna.report.figures import Background
     from lacuna.store import Store
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from lacuna.workflow.products import OpenedIndex
     from lacuna.workflow.record import RunRecord
     from lacuna.workflow.warped import Warp
+    from lacuna.workflow.weights import Weights
 
 EXAMPLE = """\
 example, with the data that `lacuna demo` copies:
@@ -104,9 +104,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="streamlines that a voxel needs to count (default: 10)",
     )
-    how.add_argument(
-        "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
-    )
+    add_weights(how)
     how.add_argument(
         "--min-edge",
         type=not_negative,
@@ -196,7 +194,7 @@ class _Prepared(NamedTuple):
     store: "Store"
     plan: "BatchPlan[RunRecord]"
     template: "Background | None"
-    weights: "FloatArray | None"
+    weights: "Weights | None"
     atlases: "tuple[OpenedAtlas, ...]"
 
 
@@ -209,6 +207,7 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     from lacuna.workflow.lesion import require_space
     from lacuna.workflow.stores import open_store
     from lacuna.workflow.warped import choose_warp
+    from lacuna.workflow.weights import find_weights
 
     listing = find_lesions(args.input, args.participant_label)
     path = find_tractogram(args)
@@ -226,13 +225,15 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
         space = space if warp is None else warp.space
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, space.name)
-    weights = read_weights(args.weights) if args.weights else None
+    weights = find_weights(args.weights, path) if args.weights else None
     atlases = open_atlases(args)
     check_atlases(atlases, space, path.name)
     record = replace(
         _describe_run(args, command, store, path, space, warp),
         atlases=tuple(atlas.to_json() for atlas in atlases),
         min_edge=args.min_edge,
+        weights=args.weights,
+        weights_fingerprint=store.fingerprint(weights.path) if weights and weights.path else None,
     )
     plan = plan_batch(listing, args.output_dir, record, choices)
     return _Prepared(store, plan, template, weights, atlases)
@@ -261,8 +262,6 @@ def _describe_run(
         space_source=space.source,
         fingerprint=store.fingerprint(path),
         threads=args.settings.num_threads,
-        weights=args.weights,
-        weights_fingerprint=store.fingerprint(args.weights) if args.weights else None,
         spatial_reference=None if warp else find_reference(path),
         warp=warp,
         tracts=fingerprint_tracts(store, args.tracts) if args.tracts else {},
@@ -315,12 +314,16 @@ def _open(args: argparse.Namespace, ready: _Prepared) -> _Opened:
             threads=record.threads,
             progress=progress,
         )
-        tracts = open_tracts(ready.store, opened, record, args.tracts, progress=progress)
+        tracts = open_tracts(
+            ready.store, opened, record, args.tracts, weights=ready.weights, progress=progress
+        )
     index, seconds = opened.index, time.perf_counter() - start
     whence = "built, and kept in the cache" if opened.built else "opened from the cache"
     whence += ", after waiting for another process to build it" if opened.waited else ""
     say(args, f"index of {opened.n_streamlines} streamlines {whence}: {seconds:.2f} s")
-    weighting = None if ready.weights is None else Weighting.of(index, ready.weights)
+    weighting = None
+    if ready.weights is not None:
+        weighting = Weighting.of(index, ready.weights.of(opened.file, index.parts))
     measures = open_measures(
         ready.store,
         opened,

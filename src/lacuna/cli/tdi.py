@@ -7,9 +7,9 @@ from typing import Any
 from lacuna.cli.options import add_threads, common_options
 from lacuna.cli.tractogram import (
     add_index_options,
+    add_weights,
     find_tractogram,
     find_warp,
-    read_weights,
     report_grid,
     show_progress,
 )
@@ -39,9 +39,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("output", type=Path, metavar="OUT.nii.gz", help="image to write")
     add_index_options(parser)
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="a weight per streamline (SIFT2 text file)"
-    )
+    add_weights(parser)
     add_threads(parser)
 
 
@@ -50,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from lacuna.formats.nifti import save_map
     from lacuna.workflow.products import make_tdi
     from lacuna.workflow.stores import open_store
+    from lacuna.workflow.weights import find_weights
 
     _check_output(args.output)
     store, path = open_store(args.settings), find_tractogram(args)
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             grid=grid,
             rule=args.rule,
             upsample=args.upsample,
-            weights=read_weights(args.weights) if args.weights else None,
+            weights=find_weights(args.weights, path) if args.weights else None,
             warp=warp,
             threads=args.settings.num_threads,
             progress=progress,

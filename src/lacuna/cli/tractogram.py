@@ -12,7 +12,7 @@ from lacuna.errors import FetchError, OptionError
 
 if TYPE_CHECKING:
     from lacuna.assets.catalog import Asset
-    from lacuna.geometry.grid import FloatArray, Grid
+    from lacuna.geometry.grid import Grid
     from lacuna.geometry.space import StatedSpace
     from lacuna.store import Store
     from lacuna.workflow.products import Progress
@@ -67,6 +67,16 @@ def add_index_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
     )
     parser.add_argument(
         "--upsample", type=positive, metavar="N", help="rule mrtrix: pieces per step of the file"
+    )
+
+
+def add_weights(parser: argparse._ActionsContainer) -> None:
+    """Add ``--weights``."""
+    parser.add_argument(
+        "--weights",
+        metavar="FILE|length|NAME",
+        help="sum weights instead of counting streamlines: numbers of a text file (SIFT2), "
+        "lengths in mm, or what a .trx or .trk keeps under that name with each streamline",
     )
 
 
@@ -190,25 +200,6 @@ def report_grid(
         space.name if space else "unstated",
         lambda: find_box(store, path, warp=warp, threads=threads, progress=progress),
     )
-
-
-def read_weights(path: Path) -> "FloatArray":
-    """Return the numbers of a text file, one per streamline.
-
-    Raises
-    ------
-    OptionError
-        If it cannot be read as numbers.
-    """
-    import numpy as np
-
-    try:
-        return np.loadtxt(path, comments="#", ndmin=1).ravel()
-    except (OSError, ValueError) as error:
-        raise OptionError(
-            f"--weights {path} cannot be read as numbers ({error}): one per streamline is needed, "
-            "as SIFT2 writes them."
-        ) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 from lacuna.errors import FormatError
-from lacuna.formats import tck, trk
+from lacuna.formats import tck, trk, trx
 from lacuna.formats.replace import replacing
 from lacuna.formats.tck import open_tck, save_tck
 from lacuna.formats.tractogram_file import (
@@ -30,6 +30,7 @@ __all__ = [
     "TractogramFile",
     "check_header",
     "is_tractogram",
+    "list_per_streamline",
     "needs_unpacking",
     "open_tractogram",
     "save_tck",
@@ -91,6 +92,24 @@ def check_header(path: str | PathLike[str]) -> int | None:
         count = tck.read_header(path, map_bytes(path))[0].get("count", "")
         return int(count) if count.isdecimal() else None
     return read_count(path) if path.suffix.lower() == ".trx" else None
+
+
+def list_per_streamline(path: str | PathLike[str]) -> tuple[str, ...] | None:
+    """Return the names of the numbers that a file keeps with each streamline.
+
+    Only its header is read; none where it is compressed, and nobody knows before it is unpacked.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing or broken.
+    """
+    path = Path(path)
+    if needs_unpacking(path):
+        return None
+    if path.suffix.lower() == ".trk":
+        return tuple(trk.list_properties(trk.read_header(path, map_bytes(path))))
+    return tuple(trx.list_per_streamline(path)) if path.suffix.lower() == ".trx" else ()
 
 
 def needs_unpacking(path: str | PathLike[str]) -> bool:

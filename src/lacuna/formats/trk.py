@@ -6,7 +6,8 @@ the *corner* of the first voxel.
 """
 
 from array import array
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ HEADER = np.dtype(
         ("n_scalars", "<i2"),
         ("scalar_names", "V200"),
         ("n_properties", "<i2"),
-        ("property_names", "V200"),
+        ("property_names", "S20", 10),
         ("vox_to_ras", "<f4", (4, 4)),
         ("reserved", "V444"),
         ("voxel_order", "S4"),
@@ -83,7 +84,8 @@ def open_trk(path: Path, spans: Spans | None = None) -> TractogramFile:
         warnings.append(
             f"The header counts {counted} streamlines; the {len(streamlines)} found are used."
         )
-    return TractogramFile(path, "trk", streamlines, warnings=tuple(warnings))
+    kept = _Properties(streamlines, list_properties(fields))
+    return TractogramFile(path, "trk", streamlines, per_streamline=kept, warnings=tuple(warnings))
 
 
 def read_header(path: Path, data: ByteArray) -> np.void:
@@ -109,6 +111,42 @@ def read_header(path: Path, data: ByteArray) -> np.void:
         if not 0 <= fields[name] <= 10_000:
             raise FormatError(f"{path}: the header says {name} = {fields[name]}: it is damaged.")
     return fields
+
+
+def list_properties(fields: np.void) -> dict[str, range]:
+    """Return which properties of a streamline have which name.
+
+    A name may be followed by a zero and how many properties it stands for, as nibabel writes it.
+    """
+    named: dict[str, range] = {}
+    at, n = 0, int(fields["n_properties"])
+    for text in fields["property_names"]:
+        name, _, digits = text.partition(b"\0")
+        width = int(digits) if digits.isdigit() else 1
+        if name and at + width <= n:
+            named[name.decode("latin-1")] = range(at, at + width)
+            at += width
+    return named | ({"properties": range(at, n)} if at < n else {})
+
+
+@dataclass(frozen=True, eq=False)
+class _Properties(Mapping[str, FloatArray]):
+    """What records keep after their points; read when asked for, which touches the whole file."""
+
+    streamlines: Streamlines
+    columns: Mapping[str, range]
+
+    def __getitem__(self, name: str) -> FloatArray:
+        some = self.streamlines
+        at = some.firsts + some.counts * some.stride
+        values = np.stack([some.words[at + column] for column in self.columns[name]], axis=1)
+        return values[:, 0] if values.shape[1] == 1 else values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
 
 
 def _world_from_stored(path: Path, fields: np.void, warnings: list[str]) -> FloatArray:

@@ -78,6 +78,12 @@ def read_count(path: Path) -> int | None:
     return count if isinstance(count, int) else None
 
 
+def list_per_streamline(path: Path) -> list[str]:
+    """Return the names of what a folder, or an archive that is not compressed, keeps so."""
+    members = _folder_members(path) if path.is_dir() else _zip_members(path)
+    return [name for name, _ in _arrays(path, dict(members), "dps")]
+
+
 def store_plain(path: Path, target: Path) -> None:
     """Copy an archive to one whose arrays can be mapped.
 

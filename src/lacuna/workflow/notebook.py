@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lacuna.analysis.structural import (
     DEFAULT_MIN_TDI,
     Disconnection,
@@ -31,6 +34,7 @@ from lacuna.workflow.measures import open_connectome as open_pairs
 from lacuna.workflow.products import OpenedIndex, Progress
 from lacuna.workflow.report_grid import choose_grid
 from lacuna.workflow.stores import open_store
+from lacuna.workflow.weights import find_weights
 
 
 def open_index(
@@ -106,7 +110,7 @@ def disconnect(
     *,
     space: str | None = None,
     min_tdi: int = DEFAULT_MIN_TDI,
-    weights: FloatArray | None = None,
+    weights: FloatArray | str | os.PathLike[str] | None = None,
 ) -> Disconnection:
     """Return what a lesion disconnects.
 
@@ -121,7 +125,8 @@ def disconnect(
     min_tdi
         Streamlines that a voxel needs to be counted.
     weights : (n_streamlines,), optional
-        A weight per streamline, such as SIFT2's.
+        A weight per streamline, such as SIFT2's; or a text file of them, ``"length"``, or what the
+        tractogram (.trx, .trk) calls its own.
 
     Returns
     -------
@@ -139,7 +144,8 @@ def disconnect(
     loaded = load_lesion(lesion, space)
     check_spaces(loaded.space, index.space, lesion_name=loaded.name)
     check_overlap(loaded, *index.index.parts.box_mm)
-    weighting = None if weights is None else Weighting.of(index.index, weights)
+    chosen = _weights_of(index, weights)
+    weighting = None if chosen is None else Weighting.of(index.index, chosen)
     result = disconnect_voxels(
         index.index, loaded.mask, loaded.grid, min_tdi=min_tdi, weighting=weighting
     )
@@ -153,7 +159,7 @@ def open_connectome(
     table: str | os.PathLike[str] | None = None,
     *,
     space: str | None = None,
-    weights: FloatArray | None = None,
+    weights: FloatArray | str | os.PathLike[str] | None = None,
     store: Store | None = None,
 ) -> OpenedConnectome:
     """Open which streamlines join which parcels of an atlas, from the cache once it is known.
@@ -169,7 +175,7 @@ def open_connectome(
     space
         Its template space, unless its name or sidecar says.
     weights : (n_streamlines,), optional
-        A weight per streamline, summed instead of counting.
+        As in `disconnect`: give both the same.
     store
         Where it is kept; the cache directory by default.
 
@@ -193,6 +199,16 @@ def open_connectome(
             check_atlases([opened], index.space, index.file.path.name)
         assert isinstance(opened.content, Parcellation)
         atlas = opened.content
-    checked = None if weights is None else check_weights(weights, index.n_streamlines)
+    checked = _weights_of(index, weights)
     threads = current_settings().num_threads
     return open_pairs(store or open_store(), index, atlas, weights=checked, threads=threads)
+
+
+def _weights_of(
+    index: OpenedIndex, weights: FloatArray | str | os.PathLike[str] | None
+) -> NDArray[np.float64] | None:
+    if weights is None:
+        return None
+    if isinstance(weights, str | os.PathLike):
+        return find_weights(weights, index.file.path).of(index.file, index.index.parts)
+    return check_weights(weights, index.n_streamlines)

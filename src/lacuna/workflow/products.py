@@ -26,10 +26,11 @@ from lacuna.tractogram import index as building
 from lacuna.tractogram.ends import RADIUS_MM, assign_ends
 from lacuna.tractogram.index import Hits, Map, Parts
 from lacuna.tractogram.mrtrix import upsampling_ratio
-from lacuna.tractogram.query import Index, check_weights, spread, sum_weights
+from lacuna.tractogram.query import Index, spread, sum_weights
 from lacuna.tractogram.rules import CODES
 from lacuna.workflow.kernels import keep_kernels
 from lacuna.workflow.warped import Warp, WarpedPoints, open_warped, write_warped
+from lacuna.workflow.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -425,7 +426,7 @@ def make_tdi(
     grid: Grid,
     rule: str = "segment",
     upsample: int | None = None,
-    weights: FloatArray | None = None,
+    weights: Weights | None = None,
     warp: Warp | None = None,
     threads: int = 1,
     progress: Progress | None = None,
@@ -436,7 +437,7 @@ def make_tdi(
     ----------
     store, tractogram, grid, rule, upsample, warp, threads, progress
         As in `open_index`.
-    weights : (n_streamlines,), optional
+    weights
         Summed instead of counting 1 for each streamline.
 
     Returns
@@ -450,7 +451,7 @@ def make_tdi(
     if weights is None:
         return spread(mapped, mapped.tdi.astype(np.int32))
     order = products.parts.order
-    chosen = check_weights(weights, len(order))[order]
+    chosen = weights.of(products.file, products.parts)[order]
     ranks = np.arange(len(order), dtype=np.int64)
     return spread(mapped, sum_weights(mapped, ranks, chosen).astype(np.float32))
 

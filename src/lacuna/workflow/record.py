@@ -19,6 +19,7 @@ from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import StatedSpace, known_spaces
 from lacuna.workflow.lesion import Lesion
 from lacuna.workflow.warped import Warp
+from lacuna.workflow.weights import LENGTH
 
 WORDS = Path(__file__).with_name("record.toml")
 """What is said about each output; the summary's columns in their order."""
@@ -58,9 +59,9 @@ class RunRecord:
     threads
         Threads that computed; results do not depend on it.
     weights
-        File of a weight per streamline, if any.
+        File of a weight per streamline, ``length``, or what the tractogram calls them, if any.
     weights_fingerprint
-        xxh3-128 of its content.
+        xxh3-128 of the file's content.
     pieces_per_step
         Pieces into which each step was divided.
     spatial_reference
@@ -88,7 +89,7 @@ class RunRecord:
     step_size_mm: float | None = None
     cache_keys: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
-    weights: Path | None = None
+    weights: str | None = None
     weights_fingerprint: str | None = None
     pieces_per_step: int = 1
     spatial_reference: str | None = None
@@ -118,7 +119,7 @@ class RunRecord:
             "TractogramSpace": self.tractogram_space,
             "Transform": None if self.warp is None else self.warp.parameters(),
             "ReportGrid": describe_grid(self.grid),
-            "Weights": self.weights_fingerprint,
+            "Weights": self.weights_fingerprint or self.weights,
             "Atlases": {atlas["Name"]: atlas["BLAKE2b-128"] for atlas in self.atlases} or None,
             "MinEdge": self.min_edge if self.atlases else None,
             "Tracts": dict(self.tracts) or None,
@@ -144,7 +145,7 @@ class RunRecord:
                 "Streamlines": self.n_streamlines,
             },
             "Transform": None if self.warp is None else self.warp.to_json(self.warped),
-            "Weights": str(self.weights) if self.weights else None,
+            "Weights": self.weights,
             "WeightsXXH3-128": self.weights_fingerprint,
             "Atlases": self.atlases,
             "MinEdge": self.min_edge if self.atlases else None,
@@ -234,9 +235,28 @@ def sidecars(
     }
     matrices = {f"{desc}_relmat": said for desc, said in words()["matrices"].items()}
     return {
-        desc: {**said, **({} if desc in OWN_GRID else on_grid), **shared}
+        desc: {**_weighed(said, record.weights), **shared} for desc, said in matrices.items()
+    } | {
+        desc: {
+            **_weighed(said, record.weights),
+            **({} if desc in OWN_GRID else on_grid),
+            **shared,
+        }
         for desc, said in words()["outputs"].items()
-    } | {desc: {**said, **shared} for desc, said in matrices.items()}
+    }
+
+
+def _weighed(said: Mapping[str, Any], weights: str | None) -> Mapping[str, Any]:
+    """Return what is said about an output that sums weights where it would count streamlines."""
+    text = said["Description"]
+    if weights is None or "treamlines" not in text or said.get("Type") or "Units" not in said:
+        return said
+    units = {"streamlines": "mm" if weights == LENGTH else "summed weight"}
+    return {
+        **said,
+        "Description": f"{text} Streamlines count by their weights ({weights}).",
+        "Units": units.get(said["Units"], said["Units"]),
+    }
 
 
 def describe_lesion(lesion: Lesion, path: Path) -> dict[str, Any]:
@@ -285,6 +305,7 @@ def summarise(
         "n_visited_voxels": result.n_visited,
         "n_covered_voxels": result.n_covered,
         "min_tdi": result.min_tdi,
+        "weights": record.weights,
         "rule": result.rule,
         "tractogram": record.tractogram.name,
         "space": record.tractogram_space,
@@ -295,6 +316,7 @@ def caption(result: Disconnection, lesion: Lesion, record: RunRecord) -> str:
     """Return what a reader of a figure must know, in two lines."""
     x, y, z = lesion.centre_of_mass_mm
     pct = result.disconnected_pct
+    weighed = f" weights {record.weights};" if record.weights else ""
     share = "" if pct is None else f"; mean disconnection {pct:.3g} %"
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
     return (
@@ -302,6 +324,6 @@ def caption(result: Disconnection, lesion: Lesion, record: RunRecord) -> str:
         f"({x:.0f}, {y:.0f}, {z:.0f}) mm. Cut: {result.n_cut} of {result.n_streamlines} "
         f"streamlines ({100 * result.cut_fraction:.3g} %){share}.\n"
         f"Tractogram {record.tractogram.name}; space {record.tractogram_space}; "
-        f"rule {record.rule}; report grid {sizes} mm; the map is drawn where at least "
+        f"rule {record.rule};{weighed} report grid {sizes} mm; the map is drawn where at least "
         f"{record.min_tdi} streamlines pass."
     )

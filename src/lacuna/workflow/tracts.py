@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lacuna.analysis.structural import Disconnection
 from lacuna.analysis.tracts import disconnect_tract_files, disconnect_tracts
@@ -20,6 +21,7 @@ from lacuna.store import Store
 from lacuna.workflow.lesion import Lesion, tractogram_space
 from lacuna.workflow.products import OpenedIndex, Progress, open_index
 from lacuna.workflow.record import RunRecord, words
+from lacuna.workflow.weights import Weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +34,13 @@ class Tracts:
         Streamline numbers of each tract of the tractogram itself.
     files
         Tracts that are tractograms of their own; then there are no others.
+    weights
+        Of the streamlines of each tract file, by number in it; none if they have none.
     """
 
     members: Mapping[str, IntArray] = field(default_factory=dict)
     files: Mapping[str, OpenedIndex] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[np.float64]] | None = None
 
 
 def open_tracts(
@@ -44,6 +49,7 @@ def open_tracts(
     record: RunRecord,
     source: Path | None = None,
     *,
+    weights: Weights | None = None,
     progress: Progress | None = None,
 ) -> Tracts | None:
     """Find out which tracts there are.
@@ -58,6 +64,8 @@ def open_tracts(
         Of the run: tract files are cut under its rule, and must be in its space.
     source
         Table of ranges, or folder of tract files; by default what the tractogram itself names.
+    weights
+        Of the tractogram; tract files have weights, too, unless these are of a text file.
     progress
         As in `open_index`.
 
@@ -76,7 +84,11 @@ def open_tracts(
         If a tract file states another space.
     """
     if source is not None and source.is_dir():
-        return Tracts(files=_open_files(store, record, source, progress))
+        files = _open_files(store, record, source, progress)
+        if weights is None or weights.path is not None:
+            return Tracts(files=files)
+        weighed = {name: weights.of(one.file, one.index.parts) for name, one in files.items()}
+        return Tracts(files=files, weights=weighed)
     n = opened.n_streamlines
     members = opened.file.groups if source is None else load_tract_ranges(source, n)
     # Twice in a group is still one streamline; and groups beyond the file fail before work starts.
@@ -106,11 +118,11 @@ def write_tracts(
     weights = result.weighting.weights if result.weighting else None
     if tracts.files:
         indexes = {name: opened.index for name, opened in tracts.files.items()}
-        found = disconnect_tract_files(indexes, lesion.mask, lesion.grid)
+        found = disconnect_tract_files(indexes, lesion.mask, lesion.grid, tracts.weights)
     else:
         found = disconnect_tracts(tracts.members, result.cut_ids, result.n_streamlines, weights)
-    # Weights belong to the streamlines of the tractogram; tract files have none.
-    is_weighed = weights is None or not tracts.files
+    # A text file of weights is about the streamlines of the tractogram, not of tract files.
+    is_weighed = weights is None or not tracts.files or tracts.weights is not None
     unknown = [None] * len(found.names)
     columns: dict[str, Any] = {
         "name": found.names,
