@@ -53,7 +53,7 @@ def assign_ends(
     points = np.ascontiguousarray(ends_mm, np.float32).reshape(-1, 3)
     found = np.empty(len(points), np.int32)
     # Contiguous copies of one kind: numba compiles once for each kind of array it meets.
-    frame = np.ascontiguousarray(grid.voxel_from_world[:3]), np.ascontiguousarray(grid.affine[:3])
+    frame = _voxel_from_world(grid), np.ascontiguousarray(grid.affine[:3])
     indices = parcellation.indices
 
     def assign(share: slice) -> None:
@@ -66,6 +66,20 @@ def assign_ends(
     with ThreadPoolExecutor(len(shares)) as pool:
         list(pool.map(assign, shares))
     return found.reshape(-1, 2)
+
+
+def _voxel_from_world(grid: Grid) -> FloatArray:
+    """Return the inverse of the affine, (3, 4), by cofactors.
+
+    On oblique grids its last bits decide which voxel holds a point on a face, and so which of two
+    equally near centres comes first. MRtrix3's library takes cofactors, NumPy's eliminates.
+    """
+    a, b, c = grid.affine[:3, :3].T
+    rows = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)])
+    linear = rows * (1 / (rows[0] * a).sum())
+    return np.ascontiguousarray(
+        np.column_stack([linear, -(linear * grid.affine[:3, 3]).sum(axis=1)])
+    )
 
 
 def _offsets(grid: Grid, radius_mm: float) -> tuple[NDArray[np.int64], FloatArray]:
