@@ -10,6 +10,7 @@ from tests.phantoms import write_nifti
 from lacuna.errors import FormatError, GridError
 from lacuna.formats.atlas import atlas_name, load_atlas, read_labels
 from lacuna.geometry.grid import Grid
+from lacuna.geometry.parcellation import Parcellation
 
 LABELS = np.array([[[0, 3], [7, 7]], [[3, 0], [1002, 0]]], np.int16)
 GRID = Grid.cubic(2, (2, 2, 2), (-10, 0, 4))
@@ -201,6 +202,21 @@ def test_fingerprint__is_that_of_regions_in_the_world_not_of_the_file(image):
     assert (one.indices == other.indices).all()
     assert one.indices.min() == -1
     assert (one.numbers[one.indices[one.indices >= 0]] == one.canonical[one.canonical > 0]).all()
+
+
+def test_fingerprint__tells_places_labels_and_names_apart():
+    def one(labels=LABELS, grid=GRID, names=("A", "B", "C")):
+        return Parcellation("a", labels.astype(np.int32), grid, np.unique(labels)[1:], names)
+
+    others = [
+        one(grid=Grid.cubic(2, GRID.shape, (-10, 0, 4.5))),
+        one(grid=Grid.cubic(2.5, GRID.shape, (-10, 0, 4))),
+        one(labels=np.where(LABELS == 3, 4, LABELS)),
+        one(labels=LABELS.astype(np.int32) + 2**16 * (LABELS == 3)),
+        one(names=("A", "B", "D")),
+    ]
+    assert len({atlas.fingerprint for atlas in [one(), *others]}) == 6
+    assert one().fingerprint == one(grid=Grid.cubic(2, GRID.shape, (-10, 0, 4.00001))).fingerprint
 
 
 @pytest.mark.parametrize(

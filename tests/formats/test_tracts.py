@@ -112,6 +112,19 @@ def test_load_tract_atlas__values_keep_single_precision_around_a_half(tmp_path):
     assert (atlas.values > 0.5).tolist() == [False, True, False]
 
 
+def test_fingerprint__of_a_tract_atlas_tells_places_values_and_names_apart(tmp_path):
+    def one(values=(0.5, 1), origin=0.0, names="A\nB\n"):
+        array = np.array([[[values, (0, 1)]]], np.float32)
+        affine = np.eye(4)
+        affine[0, 3] = origin
+        (tmp_path / "a.txt").write_text(names)
+        return load_tract_atlas(a_probseg(tmp_path / "a.nii", array, affine)).fingerprint
+
+    several = [one(), one(values=(0.25, 1)), one(values=(0, 1)), one(origin=1), one(names="A\nC\n")]
+    assert len(set(several)) == 5
+    assert one() == several[0]
+
+
 def test_load_tract_atlas__names_and_volumes_must_be_as_many(tmp_path):
     path = a_probseg(tmp_path / "a.nii.gz", np.ones((2, 2, 2, 3), np.uint8))
     names = tmp_path / "names.txt"
