@@ -47,11 +47,13 @@ def run_group(args: argparse.Namespace, analysis: str) -> int:
     from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.cohort import plan_group
     from lacuna.workflow.group import write_group
+    from lacuna.workflow.stores import open_store
 
     plan = plan_group(
         find_lesions(args.input, args.participant_label),
         args.output_dir,
         analysis=analysis,
+        fingerprint=open_store(args.settings).fingerprint,
         thresholds=getattr(args, "threshold", None) or (0.5,),
     )
     n_out = len(plan.left_out)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +10,12 @@ import numpy as np
 
 from lacuna.bids.dataset import LesionFile, LesionListing
 from lacuna.bids.derivatives import LesionOutputs, plan_outputs, read_parameters
-from lacuna.bids.names import build_name, parse_name, resolution_label
+from lacuna.bids.ledger import read_ledger
+from lacuna.bids.names import build_name, name_plain_file, parse_name, resolution_label
 from lacuna.bids.tables import Participants, TextTable, read_participants, read_table
 from lacuna.errors import DatasetError
 from lacuna.geometry.grid import Grid
+from lacuna.workflow.resume import Fingerprint, Standing, judge, look_at
 
 
 class Part(NamedTuple):
@@ -109,6 +111,7 @@ def plan_group(
     output_dir: Path,
     *,
     analysis: str,
+    fingerprint: Fingerprint,
     thresholds: Sequence[float] = (0.5,),
 ) -> GroupPlan:
     """Decide which lesions are taken together; nothing is written.
@@ -121,6 +124,8 @@ def plan_group(
         What the participant level wrote.
     analysis
         ``snm`` or ``damage``.
+    fingerprint
+        Tells whether a mask is still the one that the results are of.
     thresholds
         As in `GroupPlan`.
 
@@ -143,7 +148,8 @@ def plan_group(
     space = parameters.get("TractogramSpace") or parameters["Space"]
     label = "" if grid is None else resolution_label(grid)
     planned = plan_outputs(listing.found, root, space=space, resolution=label)
-    done, left_out = _find_done(planned)
+    standings = _find_standings(listing, root, fingerprint)
+    done, left_out = _find_done(planned, standings)
     taken = _take_alike(done, left_out)
     left_out |= _find_strays(listing, root, space, label)
     if not taken:
@@ -157,9 +163,33 @@ def plan_group(
     )
 
 
-def _find_done(planned: Sequence[LesionOutputs]) -> tuple[list[DoneLesion], dict[str, str]]:
+def _find_standings(
+    listing: LesionListing, root: Path, fingerprint: Fingerprint
+) -> Mapping[Path, Standing]:
+    """Return how far each lesion is by its record; nothing if no lesion of the folder has one."""
+    ledger, masks = read_ledger(root), {lesion.path for lesion in listing.found}
+    if not ledger:
+        return {}
+    # The tractogram need not be here; where it is, reading it would take minutes.
+    standings = look_at(listing, root, lambda path: fingerprint(path) if path in masks else "")
+    newest = max(ledger.values(), key=lambda entry: entry.ended)
+    # Results of one earlier version belong together, whichever version puts them there.
+    return {
+        path: judge(root, replace(standing.entry, version=newest.version))
+        for path, standing in standings.items()
+    }
+
+
+def _find_done(
+    planned: Sequence[LesionOutputs], standings: Mapping[Path, Standing]
+) -> tuple[list[DoneLesion], dict[str, str]]:
     done, left_out = [], {}
     for outputs in planned:
+        standing = standings.get(outputs.lesion.path)
+        if standing is not None and standing.state != "done":
+            said = str(standing) or "missing: it has no results"
+            left_out[outputs.lesion.path.name] = said
+            continue
         try:
             stamp = _stamp(outputs)
             tables = {
@@ -209,9 +239,9 @@ def _take_alike(done: Sequence[DoneLesion], left_out: dict[str, str]) -> tuple[D
 
 def _find_strays(listing: LesionListing, root: Path, space: str, label: str) -> dict[str, str]:
     """Return results in the folder whose lesion is not in the input."""
-    others = (parse_name(item.path.name) for item in listing.ignored)
+    others = [item.path.name for item in listing.ignored]
     known = [lesion.entities for lesion in listing.found]
-    known += [name.entities for name in others if name is not None]
+    known += [(parse_name(name) or name_plain_file(name)).entities for name in others]
     lesions = [LesionFile(Path(), entities) for entities in known]
     expected = {
         LesionOutputs(lesion, root, space, label).path("summary", "stats", ".tsv")

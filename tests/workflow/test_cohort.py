@@ -1,0 +1,165 @@
+"""Which lesions are taken together, by records and tables that are written here by hand."""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.phantoms import write_nifti
+
+from lacuna.bids.dataset import find_lesions
+from lacuna.bids.ledger import LedgerEntry
+from lacuna.errors import DatasetError
+from lacuna.geometry.grid import Grid
+from lacuna.workflow.cohort import plan_group
+from lacuna.workflow.group import write_group
+
+GRID = Grid((4, 4, 4), np.eye(4))
+STEM = "sub-{}_space-Study"
+
+
+def content_of(path):
+    return f"content {path.stat().st_size}"
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path):
+    """Results of `run damage` for three plain masks: a, b, c."""
+    parameters = {"Analysis": "damage", "Space": "Study"}
+    generated = [{"Name": "Lacuna", "Parameters": parameters}]
+    Path("masks").mkdir()
+    Path("out/logs").mkdir(parents=True)
+    description = {"Name": "x", "GeneratedBy": generated}
+    Path("out/dataset_description.json").write_text(json.dumps(description))
+    for number, name in enumerate("abc"):
+        mask = np.zeros(GRID.shape, np.uint8)
+        mask[: number + 1, 0, 0] = 1
+        write_nifti(Path(f"masks/{name}_space-Study.nii.gz"), mask, GRID)
+        stem = Path(f"out/sub-{name}/dwi") / STEM.format(name)
+        stem.parent.mkdir(parents=True)
+        Path(f"{stem}_desc-summary_stats.tsv").write_text(f"volume_mm3\n{number + 1}\n")
+        Path(f"{stem}_desc-summary_stats.json").write_text('{"volume_mm3": {"Description": "v"}}')
+        shutil.copy(f"masks/{name}_space-Study.nii.gz", f"{stem}_label-lesion_mask.nii.gz")
+
+
+def record(name, ended="2026-01-01", **changes):
+    mask = Path(f"masks/{name}_space-Study.nii.gz").absolute()
+    entry = {
+        "stem": STEM.format(name),
+        "lesion": str(mask),
+        "fingerprint": content_of(mask),
+        "parameters": {"Atlases": {"A": "1"}},
+        "inputs": {"/gone/tractogram.tck": "2"},
+        "version": "0.0.1",
+        "space": "Study",
+        "resolution": "",
+        "is_done": True,
+        "ended": ended,
+    }
+    content = asdict(LedgerEntry(**(entry | changes)))
+    Path(f"out/logs/{STEM.format(name)}.json").write_text(json.dumps(content))
+
+
+def plan(labels=None):
+    listing = find_lesions("masks", labels)
+    return plan_group(listing, Path("out"), analysis="damage", fingerprint=content_of)
+
+
+def taken(found):
+    return [lesion.outputs.lesion.participant for lesion in found.lesions]
+
+
+def test_plan_group__results_of_an_earlier_version_belong_together():
+    for name in "abc":
+        record(name)
+    assert (taken(plan()), plan().left_out) == (["a", "b", "c"], {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"is_done": False, "reason": "no room"}, "failed: no room"),
+        ({"parameters": {"Atlases": {"A": "9"}}}, "stale: atlas A changed"),
+        ({"fingerprint": "another"}, "stale: the lesion mask changed"),
+        ({"version": "0.0.2"}, "stale: made by version 0.0.2"),
+        ({"outputs": {"sub-b/dwi/gone.tsv": 3}}, "stale: gone.tsv is gone"),
+    ],
+)
+def test_plan_group__what_is_not_done_like_the_newest_is_left_out_and_why(changes, reason):
+    record("a", ended="2026-01-03")
+    record("b", **changes)
+    record("c")
+    found = plan()
+    assert taken(found) == ["a", "c"]
+    ((name, said),) = found.left_out.items()
+    assert name == "b_space-Study.nii.gz"
+    assert said.startswith(reason)
+
+
+def test_plan_group__a_lesion_that_was_begun_and_not_ended_is_missing():
+    for name in "abc":
+        record(name)
+    Path("out/logs/sub-c_space-Study.begun").touch()
+    found = plan()
+    assert taken(found) == ["a", "b"]
+    assert found.left_out["c_space-Study.nii.gz"].startswith("missing")
+
+
+def test_plan_group__without_any_record_a_lesion_is_done_where_its_summary_is():
+    Path("out/sub-b/dwi/sub-b_space-Study_desc-summary_stats.tsv").unlink()
+    assert taken(plan()) == ["a", "c"]
+
+
+def test_plan_group__lesions_with_other_tables_than_most_are_left_out():
+    table = Path("out/sub-b/dwi/sub-b_space-Study_seg-A_desc-damage_stats.tsv")
+    table.write_text("name\nx\n")
+    found = plan()
+    assert taken(found) == ["a", "c"]
+    assert "group_seg-A_desc-damage_stats.tsv" in found.left_out["b_space-Study.nii.gz"]
+
+
+def test_plan_group__masks_that_were_not_asked_for_are_no_strays():
+    assert plan(["b"]).left_out == {}
+    Path("masks/c_space-Study.nii.gz").unlink()
+    assert list(plan(["b"]).left_out) == ["sub-c_space-Study_desc-summary_stats.tsv"]
+
+
+def test_write_group__nothing_is_replaced_if_results_change_while_they_are_read():
+    write_group(plan(), ["x"])
+    before = {path.name: path.read_bytes() for path in Path("out").glob("group_*")}
+    late = plan()
+    table = Path("out/sub-b/dwi/sub-b_space-Study_desc-summary_stats.tsv")
+    table.with_name("new").write_text("volume_mm3\n7\n")
+    table.with_name("new").replace(table)
+    with pytest.raises(DatasetError, match="changed while they were read"):
+        write_group(late, ["x"])
+    assert {path.name: path.read_bytes() for path in Path("out").glob("group_*")} == before
+    assert not list(Path("out").glob(".*part"))
+
+
+def test_write_group__lesions_that_share_a_participant_are_told_apart():
+    shutil.rmtree("out/sub-a")
+    shutil.rmtree("out/sub-b")
+    shutil.rmtree("out/sub-c")
+    for path in Path("masks").iterdir():
+        path.unlink()
+    for session in "12":
+        stem = f"sub-x/ses-{session}/dwi/sub-x_ses-{session}_space-Study"
+        name = f"sub-x_ses-{session}_space-Study_label-lesion_mask.nii.gz"
+        mask = np.zeros(GRID.shape, np.uint8)
+        mask[0, 0, : int(session)] = 1
+        write_nifti(Path("masks") / name, mask, GRID)
+        table = Path(f"out/{stem}_label-lesion_desc-summary_stats.tsv")
+        table.parent.mkdir(parents=True)
+        table.write_text(f"volume_mm3\n{session}\n")
+        table.with_suffix(".json").write_text("{}")
+        shutil.copy(Path("masks") / name, table.parent / name)
+    write_group(plan(), ["x"])
+    lines = Path("out/group_desc-summary_stats.tsv").read_text().splitlines()
+    assert lines == [
+        "participant_id\tsession_id\tvolume_mm3",
+        "sub-x\tses-1\t1",
+        "sub-x\tses-2\t2",
+    ]
