@@ -119,6 +119,19 @@ def test_snm__the_summary_says_how_many_ends_have_no_parcel(capsys):
     assert "without a parcel" not in capsys.readouterr().err
 
 
+def test_snm__a_single_parcel_has_no_pair_and_no_way_to_any_other():
+    write_nifti(Path("toy.nii.gz"), (labels() == 1).astype(np.float32), GRID)
+    snm("--tractogram", "tract.tck")
+    (row,) = result("out", "parcels_stats")
+    shown = ["total", "cut", "disconnection", "n_indirect", "mean_delta_sspl"]
+    assert [row[name] for name in shown] == ["0", "0", N, "0", N]
+    (row,) = result("out", "chaco_stats")
+    # Those at y = 10 to 13, too, begin within 4 mm of it.
+    assert [row[name] for name in ("total", "cut")] == ["13", "8"]
+    (row,) = result("out", "deltasspl_relmat")
+    assert row == {"name": "a", "a": "0"}
+
+
 def test_snm__an_atlas_that_leaves_many_ends_without_a_parcel_is_warned_about(capsys):
     some = np.where(labels() == 1, 1, 0).astype(np.int16)
     write_nifti(Path("some.nii.gz"), some, GRID)

@@ -29,6 +29,7 @@ TABLES = {
     '    3  255 0 0  1  1 1  "A"\n    7  0 255 0  0.5  1 1  "B b"\n 1002  0 0 255  1  1 1  "C"\n',
     "more.tsv": "name\tmapping\tindex\tlabel\nA\t7\t3\t1\nB b\t3\t7\t2\nC\t1\t1002\t3\n",
     "windows.tsv": "\ufeffindex\tname\r\n3\tA\r\n7\tB b\r\n1002\tC\r\n",
+    "marked.txt": "\ufeff3 A\n7 B b\n1002 C\n",
     "map.json": json.dumps({"LabelMap": {"0": "Background", "3": "A", "7": "B b", "1002": "C"}}),
     "turned.json": json.dumps({"A": 3, "B b": 7, "C": 1002}),
 }
@@ -48,6 +49,8 @@ def test_load_atlas__every_kind_of_table_names_the_same_labels(image, kind):
     atlas = load_atlas(image, table)
     assert atlas.numbers.tolist() == [3, 7, 1002]
     assert atlas.names == ("A", "B b", "C")
+    # Background is no region without voxels.
+    assert len(atlas.notes) == (kind == "colours.txt")
     assert (atlas.labels == LABELS).all()
     assert atlas.labels.dtype == np.int32
     assert atlas.name == "Toy3"
@@ -158,6 +161,7 @@ def test_load_atlas__one_volume_may_have_a_fourth_axis_and_many_are_refused(tmp_
         ("a.txt", "3 A\nB\n", "'B' is no number and name"),
         ("a.txt", "3 A\n3 B\n", "calls label 3 both 'A' and 'B'"),
         ("a.txt", "", "names no label"),
+        ("a.txt", "0 Background\n", "names no label"),
         ("a.csv", "x,y\na,b\n", "no column of whole numbers"),
         ("a.tsv", "name\tmapping\nA\t3\nB\t7\n", "no column of whole numbers"),
         ("a.tsv", "index\tname\tmapping\n3\tA\t7\n-1\tB\t3\n", "'-1' in the column index"),

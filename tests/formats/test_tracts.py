@@ -72,7 +72,7 @@ def test_load_tract_atlas__holds_what_is_above_0_in_world_order(tmp_path):
     values = np.zeros((2, 2, 1, 2), np.float32)
     values[0, 1, 0, 0], values[1, 0, 0, 0], values[1, 1, 0, 1] = 0.25, 0.5, 1
     path = a_probseg(tmp_path / "atlas-X_probseg.nii.gz", values, np.diag([-1.0, 1, 1, 1]))
-    (tmp_path / "atlas-X_probseg.txt").write_text("AF\nCST\n")
+    (tmp_path / "atlas-X_probseg.tsv").write_text("index\tname\n2\tCST\n1\tAF\n")
     atlas = load_tract_atlas(path)
     assert (atlas.name, atlas.names) == ("X", ("AF", "CST"))
     assert np.array_equal(atlas.grid.affine[:3, :3], np.eye(3))
@@ -88,7 +88,7 @@ def test_load_tract_atlas__one_volume_needs_no_fourth_axis_and_no_names(tmp_path
     assert (atlas.names, atlas.offsets.tolist()) == (("1",), [0, 8])
 
 
-@pytest.mark.parametrize("wrong", [-0.5, 100, np.nan])
+@pytest.mark.parametrize("wrong", [-0.5, 1.01, 100, np.nan])
 def test_load_tract_atlas__what_is_no_probability_is_refused(wrong, tmp_path):
     values = np.zeros((2, 2, 2, 3), np.float32)
     values[0, 0, 0, 1] = wrong

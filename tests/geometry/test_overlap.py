@@ -106,6 +106,18 @@ def test_covered_shares__a_rotated_grid_is_refused_with_the_way_out():
         )
 
 
+@pytest.mark.parametrize(("n", "refused"), [(2, False), (300, True)])
+def test_covered_shares__a_slant_matters_by_how_far_it_leads_over_the_whole_grid(n, refused):
+    slanted = np.eye(4)
+    slanted[0, 1] = 1e-4
+    mask, plain = np.ones((3, n, 1), bool), Grid((3, n, 1), np.eye(4))
+    if refused:
+        with pytest.raises(GridError, match="rotated"):
+            covered_shares(mask, Grid(mask.shape, slanted), plain)
+    else:
+        assert (everywhere(mask, Grid(mask.shape, slanted), plain) == 1).all()
+
+
 def test_covered_shares__nothing_is_covered_far_away():
     grid = Grid.cubic(1, (3, 3, 3), (0, 0, 0))
     _, shares = covered_shares(np.ones((3, 3, 3), bool), Grid.cubic(1, (3, 3, 3), (9, 0, 0)), grid)
