@@ -15,6 +15,7 @@
     │   ├── CacheDirError       a cache or scratch directory (also an OSError)
     │   ├── CacheFullError      no space, quota or inodes left (also an OSError)
     │   └── CacheEntryError     an entry that cannot be built, or that is damaged
+    ├── UnfinishedError         a lesion that was not begun, or whose process ended
     └── NetworkError            what is fetched from elsewhere
         ├── FetchError          no address gave the file, or none is known
         ├── ChecksumError       a file is not the one that was asked for
@@ -87,6 +88,10 @@ class CacheFullError(CacheDirError):
 
 class CacheEntryError(CacheError):
     """An entry cannot be built, or is damaged where it cannot be mended."""
+
+
+class UnfinishedError(LacunaError):
+    """A lesion was not begun, or the process that worked on it ended."""
 
 
 class NetworkError(LacunaError):

@@ -49,7 +49,6 @@ def test_sidecars__hold_everything_that_is_needed_to_repeat_the_run():
         assert run["Tractogram"]["XXH3-128"] == "f" * 32
         assert run["Tractogram"]["Space"] == "StudySpace"
         assert run["CacheKeys"] == {"map": "a" * 64}
-        assert run["Threads"] == 3
         assert {"python", "lacuna-lnm", "numpy", "numba"} <= run["Versions"].keys()
 
 

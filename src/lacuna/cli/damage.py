@@ -11,6 +11,7 @@ from lacuna.cli.lesions import (
     add_care,
     add_choice,
     add_input,
+    choose_crew,
     conclude,
     open_atlases,
     print_rows,
@@ -66,6 +67,7 @@ def run_damage(args: argparse.Namespace) -> int:
         return run_group(args, "damage")
     if not args.atlas + args.tract_atlas:
         raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
+    crew = choose_crew(args, preload=("lacuna.workflow.damage",))
     listing = find_lesions(args.input, args.participant_label)
     record = DamageRecord(
         command=[Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -82,5 +84,6 @@ def run_damage(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     tell = print_rows(COLUMNS)
-    outcomes = work_through(plan, partial(damage_lesion, plan), on_outcome=tell)
+    work = partial(damage_lesion, plan)
+    outcomes = work_through(plan, work, crew=crew, on_outcome=tell)
     return conclude(args, outcomes, plan.output_dir)

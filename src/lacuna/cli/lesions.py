@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacuna.cli.options import add_threads
+from lacuna.cli.options import add_threads, positive, size
 from lacuna.cli.tractogram import option_as_space
-from lacuna.errors import LacunaError
+from lacuna.errors import LacunaError, OptionError
 
 if TYPE_CHECKING:
     from lacuna.workflow.batch import Outcome
     from lacuna.workflow.damage import OpenedAtlas
+    from lacuna.workflow.workers import Crew
 
 
 def add_input(parser: argparse.ArgumentParser) -> None:
@@ -81,9 +82,62 @@ def open_atlases(args: argparse.Namespace) -> "tuple[OpenedAtlas, ...]":
 
 
 def add_care(group: argparse._ActionsContainer) -> None:
-    """Add ``--strict`` and ``--threads``."""
+    """Add ``--strict``, and how many threads and processes work."""
     group.add_argument("--strict", action="store_true", help="refuse what is merely suspicious")
     add_threads(group)
+    _add_workers(group)
+
+
+def _add_workers(group: argparse._ActionsContainer) -> None:
+    """Add how many processes work, and when they stop."""
+    group.add_argument(
+        "--nprocs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="worker processes, a lesion at a time each, over one index in memory (default: 1, "
+        "with a lesion at a time for each thread); --threads is then for each of them",
+    )
+    group.add_argument(
+        "--mem",
+        type=size,
+        metavar="SIZE",
+        help="memory that the run may use, such as 8G: it is refused before work starts if it "
+        "needs more",
+    )
+    group.add_argument(
+        "--stop-on-first-crash",
+        action="store_true",
+        help="begin no further lesion after one that failed",
+    )
+
+
+def choose_crew(args: argparse.Namespace, preload: Sequence[str] = ()) -> "Crew":
+    """Return how many processes and threads work.
+
+    Raises
+    ------
+    OptionError
+        If they are more than this process may use.
+    """
+    from lacuna.config import load_settings
+    from lacuna.workflow.workers import Crew
+
+    n, settings = args.nprocs, args.settings
+    stops = args.stop_on_first_crash
+    if n == 1:
+        return Crew(stops_at_failure=stops)
+    if args.threads:  # then the settings no longer know what is allowed
+        settings = load_settings(args.config)
+    allowed, source = settings.num_threads, settings.sources["num_threads"]
+    threads = args.threads or max(1, allowed // n)
+    if n * threads > allowed:
+        raise OptionError(
+            f"--nprocs {n} with {threads} thread(s) each needs {n * threads} processors, but "
+            f"{allowed} may be used ({source}): lower --nprocs or --threads, or set "
+            "LACUNA_NUM_THREADS if there are more."
+        )
+    return Crew(n, threads, stops, tuple(preload))
 
 
 def split_table(text: str) -> tuple[Path, Path | None]:
@@ -103,6 +157,8 @@ def print_rows(columns: Sequence[str]) -> "Callable[[Outcome], None]":
     headers = chain(["\t".join(columns) + "\n"], repeat(""))
 
     def tell(outcome: "Outcome") -> None:
+        if not outcome.is_begun:
+            return
         if outcome.error is not None:
             kind = "" if isinstance(outcome.error, LacunaError) else type(outcome.error).__name__
             name = outcome.outputs.lesion.path.name
@@ -119,8 +175,11 @@ def conclude(args: argparse.Namespace, outcomes: "Sequence[Outcome]", output_dir
     """Say how many lesions were done; return the exit code."""
     n, n_failed = len(outcomes), sum(outcome.error is not None for outcome in outcomes)
     say(args, f"{n - n_failed} of {n} lesions done, results in {output_dir}")
+    idle = [outcome.outputs.lesion.path.name for outcome in outcomes if not outcome.is_begun]
     if n_failed:
-        print(f"lacuna: error: {n_failed} of {n} lesions failed", file=sys.stderr)
+        print(f"lacuna: error: {n_failed - len(idle)} of {n} lesions failed", file=sys.stderr)
+    if idle:
+        print(f"lacuna: error: not begun: {len(idle)} ({', '.join(idle)})", file=sys.stderr)
     return 1 if n_failed else 0
 
 

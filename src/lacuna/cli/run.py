@@ -15,6 +15,7 @@ from lacuna.cli.lesions import (
     add_care,
     add_choice,
     add_input,
+    choose_crew,
     conclude,
     open_atlases,
     print_rows,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from lacuna.workflow.record import RunRecord
     from lacuna.workflow.warped import Warp
     from lacuna.workflow.weights import Weights
+    from lacuna.workflow.workers import Crew
 
 EXAMPLE = """\
 example, with the data that `lacuna demo` copies:
@@ -183,9 +185,10 @@ def map_lesions(
     Finished or None
         None if only the plan was wanted.
     """
+    crew = choose_crew(args, preload=("lacuna.cli.run", "lacuna.report.figures"))
     ready = _prepare(args, command)
     say(args, str(ready.plan))
-    return None if args.dry_run else _execute(args, ready, tell)
+    return None if args.dry_run else _execute(args, ready, crew, tell)
 
 
 class _Prepared(NamedTuple):
@@ -278,17 +281,20 @@ class _Opened(NamedTuple):
 
 
 def _execute(
-    args: argparse.Namespace, ready: _Prepared, tell: "Callable[[Outcome], None] | None"
+    args: argparse.Namespace,
+    ready: _Prepared,
+    crew: "Crew",
+    tell: "Callable[[Outcome], None] | None",
 ) -> Finished:
     from lacuna.workflow.batch import work_through
 
-    plan, opened, work, index_seconds = _open(args, ready)
+    plan, opened, work, index_seconds = _open(args, ready, crew.threads)
     start = time.perf_counter()
-    outcomes = work_through(plan, work, on_outcome=tell)
+    outcomes = work_through(plan, work, crew=crew, on_outcome=tell)
     return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)
 
 
-def _open(args: argparse.Namespace, ready: _Prepared) -> _Opened:
+def _open(args: argparse.Namespace, ready: _Prepared, lesion_threads: int) -> _Opened:
     """Open the index and all that is asked of every lesion; build what the cache does not have.
 
     Runs in the parent process only: ``work`` is handed to others as it is.
@@ -336,7 +342,14 @@ def _open(args: argparse.Namespace, ready: _Prepared) -> _Opened:
     record = _complete(record, opened, measures)
     plan = replace(ready.plan, record=record)
     draw = None if args.no_figures else partial(_draw, record, ready.template)
-    work = prepare_work(plan, index, weighting=weighting, measure=measures.write, draw=draw)
+    work = prepare_work(
+        plan,
+        index,
+        weighting=weighting,
+        measure=measures.write,
+        draw=draw,
+        threads=lesion_threads,
+    )
     return _Opened(plan, opened, work, seconds)
 
 

@@ -8,9 +8,11 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -27,7 +29,7 @@ from lacuna.bids.derivatives import (
     write_table,
 )
 from lacuna.bids.names import resolution_label
-from lacuna.errors import LacunaError, SpaceError
+from lacuna.errors import LacunaError, SpaceError, UnfinishedError
 from lacuna.formats import save_tck, save_trx
 from lacuna.formats.nifti import save_map
 from lacuna.formats.replace import replacing
@@ -42,11 +44,13 @@ from lacuna.workflow.lesion import (
     load_lesion,
 )
 from lacuna.workflow.record import RunRecord, nifti_code, sidecars, summarise, summary_columns
+from lacuna.workflow.workers import Crew, portable, remove_unfinished, work_in_processes
 
 logger = logging.getLogger(__name__)
 
 # matplotlib makes no promise about threads, so that a process draws one figure at a time.
 _DRAWING = threading.Lock()
+_STOPPED = threading.Event()
 
 Done = tuple[dict[str, Any], tuple[str, ...]]
 """Summary of a lesion's results by column, and warnings."""
@@ -164,6 +168,8 @@ class Outcome:
         What makes one doubt it.
     seconds
         Time it took.
+    is_begun
+        False if nothing was done, since another lesion had failed.
     """
 
     outputs: LesionOutputs
@@ -171,6 +177,7 @@ class Outcome:
     summary: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
+    is_begun: bool = True
 
 
 def screen(
@@ -255,6 +262,7 @@ def execute(
     weighting: Weighting | None = None,
     measure: Measure | None = None,
     draw: Draw | None = None,
+    crew: Crew | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> tuple[Outcome, ...]:
     """Cut with every lesion of a plan, and write the results.
@@ -271,6 +279,8 @@ def execute(
         Writes what is asked beyond the maps.
     draw
         Makes the figures; none are written without it.
+    crew
+        As in `work_through`.
     on_outcome
         Called with each outcome, in the order of the lesions, as soon as it is there.
 
@@ -279,8 +289,11 @@ def execute(
     tuple of Outcome
         In the order of the lesions.
     """
-    work = prepare_work(plan, index, weighting=weighting, measure=measure, draw=draw)
-    return work_through(plan, work, on_outcome=on_outcome)
+    crew = crew or Crew()
+    work = prepare_work(
+        plan, index, weighting=weighting, measure=measure, draw=draw, threads=crew.threads
+    )
+    return work_through(plan, work, crew=crew, on_outcome=on_outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -292,6 +305,8 @@ class LesionWork:
     plan, index, weighting, measure, draw
         As in `execute`; for worker processes, functions that pickle: those of a module, or objects
         with ``__call__``.
+    threads
+        For each lesion; results do not depend on it.
     """
 
     plan: BatchPlan[RunRecord]
@@ -299,6 +314,7 @@ class LesionWork:
     weighting: Weighting | None = None
     measure: Measure | None = None
     draw: Draw | None = None
+    threads: int = 1
 
     def __call__(self, outputs: LesionOutputs) -> Done:
         """Cut with one lesion, and write its results; return its summary and warnings."""
@@ -312,16 +328,18 @@ def prepare_work(
     weighting: Weighting | None = None,
     measure: Measure | None = None,
     draw: Draw | None = None,
+    threads: int = 1,
 ) -> LesionWork:
-    """Return what is to be done with each lesion; parameters as in `execute`."""
+    """Return what is to be done with each lesion; parameters as in `LesionWork`."""
     _check_coverage(index, plan.record.min_tdi)
-    return LesionWork(plan, index, weighting, measure, draw)
+    return LesionWork(plan, index, weighting, measure, draw, threads)
 
 
 def work_through(
     plan: BatchPlan[Any],
     work: Callable[[LesionOutputs], Done],
     *,
+    crew: Crew | None = None,
     on_outcome: Callable[[Outcome], None] | None = None,
 ) -> tuple[Outcome, ...]:
     """Do one thing with every lesion of a plan, and report those with which it failed.
@@ -331,7 +349,10 @@ def work_through(
     plan
         Lesions that it refuses fail with its reason.
     work
-        Writes the results of a lesion; returns its summary and warnings.
+        Writes the results of a lesion; returns its summary and warnings. For worker processes it
+        must pickle: a function of a module, or an object with ``__call__``.
+    crew
+        Who works; by default the threads of the plan's record, in this process.
     on_outcome
         As in `execute`.
 
@@ -340,34 +361,79 @@ def work_through(
     tuple of Outcome
         In the order of the lesions.
     """
+    crew = crew or Crew()
     root = open_output(plan.output_dir, plan.record.parameters(), sources=[plan.listing.input_path])
     logger.info("writing to %s", root)
+    attempt, n = _Attempt(plan, work), len(plan.outputs)
+    found: dict[int, Outcome] = {}
+    outcomes: list[Outcome] = []
+    failures: list[Outcome] = []
 
-    def attempt(outputs: LesionOutputs) -> Outcome:
-        start = time.perf_counter()
+    def next_items() -> Iterator[int]:
+        for i in range(n):
+            if failures and crew.stops_at_failure:
+                return
+            yield i
+
+    def lost(i: int, token: str, reason: str) -> Outcome:
+        remove_unfinished(plan.output_dir, token)
+        error = UnfinishedError(f"The process that worked on it {reason}.")
+        return Outcome(plan.outputs[i], error)
+
+    if crew.processes > 1:
+        results = work_in_processes(attempt, next_items(), crew, lost)
+    else:
+        results = _work_in_threads(attempt, next_items(), min(plan.record.threads, n))
+    with closing(results):
+        for i, outcome in results:
+            found[i] = outcome
+            failures += [outcome] if outcome.error else []
+            while len(outcomes) in found:
+                outcomes.append(found[len(outcomes)])
+                if on_outcome is not None:
+                    on_outcome(outcomes[-1])
+    for outputs in plan.outputs[len(outcomes) :]:
+        error = UnfinishedError("It was not begun, since another lesion had failed.")
+        outcomes.append(Outcome(outputs, error, is_begun=False))
+    return tuple(outcomes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Attempt:
+    """Tries one lesion after another; raises nothing but what ends the process."""
+
+    plan: BatchPlan[Any]
+    work: Callable[[LesionOutputs], Done]
+
+    def __call__(self, i: int) -> Outcome:
+        outputs, start = self.plan.outputs[i], time.perf_counter()
         try:
-            refusal = plan.refused.get(outputs.lesion.path)
+            refusal = self.plan.refused.get(outputs.lesion.path)
             if refusal is not None:
                 raise refusal
-            done = work(outputs)
+            summary, warnings = self.work(outputs)
         except Exception as error:
             # Whatever it is, it must not cost the other lesions their results.
             logger.debug("%s failed", outputs.lesion.path, exc_info=True)
-            return Outcome(outputs, error, seconds=time.perf_counter() - start)
-        summary, warnings = done
+            return Outcome(outputs, portable(error), seconds=time.perf_counter() - start)
         return Outcome(outputs, None, summary, warnings, time.perf_counter() - start)
 
-    outcomes = []
-    pool = ThreadPoolExecutor(max(1, min(plan.record.threads, len(plan.outputs))))
+
+def _work_in_threads(
+    attempt: Callable[[int], Outcome], items: Iterator[int], n_threads: int
+) -> Generator[tuple[int, Outcome], None, None]:
+    pool, pending = ThreadPoolExecutor(n_threads), dict[Future[Outcome], int]()
     try:
-        for outcome in pool.map(attempt, plan.outputs):
-            outcomes.append(outcome)
-            if on_outcome is not None:
-                on_outcome(outcome)
+        pending |= {pool.submit(attempt, i): i for i in islice(items, n_threads)}
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                yield pending.pop(future), future.result()
+                pending |= {pool.submit(attempt, i): i for i in islice(items, 1)}
     finally:
-        # After an interrupt the lesions that nobody began are left alone.
+        # After an interrupt what was begun stops at the next step, and nothing else begins.
+        _STOPPED.set()
         pool.shutdown(cancel_futures=True)
-    return tuple(outcomes)
+        _STOPPED.clear()
 
 
 def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
@@ -388,7 +454,12 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     )
     warnings = lesion.warnings + check_overlap(lesion, *index.parts.box_mm)
     result = disconnect_voxels(
-        index, lesion.mask, lesion.grid, min_tdi=record.min_tdi, weighting=work.weighting
+        index,
+        lesion.mask,
+        lesion.grid,
+        min_tdi=record.min_tdi,
+        weighting=work.weighting,
+        threads=work.threads,
     )
     warnings += check_cut(lesion, result.n_cut)
     outputs.directory.mkdir(parents=True, exist_ok=True)
@@ -398,9 +469,11 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
         _write_streamlines(result, outputs, choices.save_streamlines, record, said["cut"])
     if work.draw is not None:
         with _DRAWING:
+            _go_on()
             png = work.draw(result, lesion, outputs.lesion.path.name)
         with replacing(outputs.path("disconnection", "map", ".png")) as stream:
             stream.write(png)
+    _go_on()
     further = work.measure(result, lesion, outputs, said) if work.measure else {}
     # The table comes last: where it stands, everything else does.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
@@ -408,6 +481,12 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     described = summary_columns() | {name: text for name, (_, text) in further.items()}
     write_table(table, {name: [value] for name, value in summary.items()}, described)
     return summary, warnings
+
+
+def _go_on() -> None:
+    """Leave a lesion between two steps if the run was interrupted: threads cannot be ended."""
+    if _STOPPED.is_set():
+        raise UnfinishedError("The run was interrupted.")
 
 
 def _write_images(

@@ -189,7 +189,6 @@ class DamageRecord:
             "Command": list(self.command),
             "Analysis": "damage",
             "Atlases": [atlas.to_json() for atlas in self.atlases],
-            "Threads": self.threads,
             "Versions": dict(versions()),
         }
 

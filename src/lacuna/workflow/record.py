@@ -151,7 +151,6 @@ class RunRecord:
             "MinEdge": self.min_edge if self.atlases else None,
             "Tracts": dict(self.tracts) or None,
             "CacheKeys": dict(self.cache_keys),
-            "Threads": self.threads,
             "Versions": dict(versions()),
             "System": f"{platform.system()} {platform.machine()}",
         }

@@ -1,0 +1,353 @@
+"""Worker processes: one item at a time each, none left behind, and none that takes others along.
+
+Workers are forked by a server that has loaded the code and runs no thread, where forking is safe;
+so they start in hundredths of a second and share the pages of all that code. Elsewhere each is
+started anew. All they get is a pickle in which arrays are places in files (`handover`).
+
+A worker that dies costs the item that it had. When the parent goes, by whatever signal, they go.
+"""
+
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+from lacuna.config import Settings, apply_settings, current_settings
+from lacuna.errors import UnfinishedError
+from lacuna.utils.cache import temp_dir
+from lacuna.utils.owner import current_owner, own_scratch
+from lacuna.workflow.handover import hand_over, take_over
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SOCKET = 107
+"""Characters of the path of a socket; the fork server's lies in the scratch directory."""
+SOCKET_NAME = 20
+"""Of those, what its own name takes."""
+PATIENCE_S = 2.5
+"""Time for workers to remove what they began, before they are killed."""
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Libraries that would start threads of their own in each worker, beyond those allowed."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How many processes and threads work at once.
+
+    Parameters
+    ----------
+    processes
+        Worker processes; with 1 the calling process works.
+    threads
+        In each worker, for one lesion.
+    stops_at_failure
+        Whether nothing more is begun after a lesion that failed.
+    preload
+        Modules that the workers share.
+    """
+
+    processes: int = 1
+    threads: int = 1
+    stops_at_failure: bool = False
+    preload: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a worker needs to know before it begins."""
+
+    handed: bytes
+    settings: Settings
+    environment: Mapping[str, str]
+    level: int
+
+
+class _Worker:
+    """A process, and the item that it has."""
+
+    def __init__(self, context: Any, start: _Start) -> None:
+        self.connection, theirs = context.Pipe()
+        self.item: int | None = None
+        self.token = ""
+        self.process = context.Process(
+            target=_serve, args=(theirs, start), name="lacuna-worker", daemon=True
+        )
+        self.process.start()
+        theirs.close()  # so that the end of the worker is the end of what we read
+
+    def give(self, item: int | None) -> None:
+        """Hand it an item; none sends it home."""
+        self.item = item
+        with suppress(OSError):  # if it has died, reading says so
+            self.connection.send(item)
+
+
+def work_in_processes(
+    attempt: Callable[[int], Result],
+    items: Iterator[int],
+    crew: Crew,
+    lost: Callable[[int, str, str], Result],
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield each item and what became of it, as soon as it is known.
+
+    Parameters
+    ----------
+    attempt
+        Pickles, and raises nothing; runs in the workers.
+    items
+        Asked for the next one only when a worker is free.
+    crew
+        Processes.
+    lost
+        Returns what became of an item whose worker died, from the token of the worker's temporary
+        files and the reason.
+
+    Raises
+    ------
+    UnfinishedError
+        If no worker could begin.
+    """
+    with temp_dir("lacuna_workers_") as directory:
+        level = logging.getLogger("lacuna").getEffectiveLevel()
+        handed = hand_over(attempt, directory)
+        start = _Start(handed, current_settings(), dict(os.environ), level)
+        workers: list[_Worker] = []
+        try:
+            context = _context(crew.preload, directory)
+            for _ in range(crew.processes):
+                _begin(context, start, workers)
+            while workers:
+                yield from _listen(workers, items, lost, lambda: _begin(context, start, workers))
+        finally:
+            for worker in _stop(workers):
+                if worker.item is not None:
+                    lost(worker.item, worker.token, "was stopped")
+            # A later run in this process has another environment, and its socket elsewhere.
+            vars(forkserver)["_forkserver"]._stop()
+
+
+def _listen(
+    workers: list[_Worker],
+    items: Iterator[int],
+    lost: Callable[[int, str, str], Result],
+    begin: Callable[[], None],
+) -> Iterator[tuple[int, Result]]:
+    """Wait for workers to say something, and act on it."""
+    ready = connection.wait([worker.connection for worker in workers])
+    for worker in [worker for worker in workers if worker.connection in ready]:
+        try:
+            kind, said = worker.connection.recv()
+        except (EOFError, OSError):
+            workers.remove(worker)
+            worker.process.join()
+            if worker.item is not None:
+                yield worker.item, lost(worker.item, worker.token, _reason(worker.process.exitcode))
+                begin()
+            elif not worker.token:
+                raise UnfinishedError(
+                    f"A worker process {_reason(worker.process.exitcode)} before it could begin."
+                ) from None
+            continue
+        if kind == "log":
+            _repeat(said)
+        elif kind == "broken":
+            raise said
+        else:
+            if kind == "done":
+                assert worker.item is not None
+                yield worker.item, said
+            else:
+                worker.token = said
+            worker.give(next(items, None))
+
+
+def _begin(context: Any, start: _Start, workers: list[_Worker]) -> None:
+    # Ctrl-C reaches every process of a terminal: what is started now must not see it, and does
+    # not where it inherits that it is blocked. The tracker, when it starts, would unblock it.
+    resource_tracker.ensure_running()
+    with _environment(dict.fromkeys(ONE_THREAD, "1")), _blocked(signal.SIGINT):
+        workers.append(_Worker(context, start))
+
+
+def _context(preload: tuple[str, ...], directory: Path) -> Any:
+    """Return how processes are started; a fork server keeps its socket in the directory."""
+    # System libraries of macOS do not survive a fork.
+    room = LONGEST_SOCKET - SOCKET_NAME - len(os.fsencode(directory))
+    if sys.platform != "linux" or room < 0:
+        return multiprocessing.get_context("spawn")
+    # Otherwise it makes a directory of its own in our scratch, and when Python exits complains
+    # that it is gone, or leaves it elsewhere when we are killed.
+    vars(multiprocessing.current_process())["_config"]["tempdir"] = str(directory)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    return context
+
+
+def _stop(workers: list[_Worker]) -> list[_Worker]:
+    """End all workers, and return those that had to be killed: they could clear nothing away."""
+    killed = []
+    for worker in workers:
+        worker.process.terminate()
+    deadline = time.monotonic() + PATIENCE_S
+    for worker in workers:
+        worker.process.join(max(0.0, deadline - time.monotonic()))
+        if worker.process.exitcode is None:
+            worker.process.kill()
+            worker.process.join()
+            killed.append(worker)
+        worker.connection.close()
+    return killed
+
+
+def _reason(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return (
+            "was killed (signal 9), most likely because memory ran out: use fewer workers "
+            "(--nprocs), or allow the job more memory"
+        )
+    if code is not None and code < 0:
+        return f"was ended by signal {-code} ({signal.strsignal(-code)})"
+    return f"ended with exit status {code}"
+
+
+_repeated: set[str] = set()
+
+
+def _repeat(record: logging.LogRecord) -> None:
+    """Log what a worker logged; what Python warns of once per process, once."""
+    message = record.getMessage()
+    if record.name == "lacuna.warnings":
+        if message in _repeated:
+            return
+        _repeated.add(message)
+    logging.getLogger(record.name).handle(record)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# From here on: in the worker.
+
+
+def _serve(parent: Connection, start: _Start) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's turn
+    signal.signal(signal.SIGTERM, _leave)
+    threading.Thread(target=_outlive_nobody, daemon=True).start()
+    lock = threading.Lock()
+
+    def tell(kind: str, said: Any) -> None:
+        with lock:
+            parent.send((kind, said))
+
+    with suppress(BrokenPipeError, EOFError, ConnectionResetError), own_scratch():
+        try:
+            attempt = _prepare(start, tell)
+        except Exception as error:
+            tell("broken", portable(error))
+            return
+        tell("ready", current_owner().token)
+        while (item := parent.recv()) is not None:
+            tell("done", attempt(item))
+
+
+def _prepare(start: _Start, tell: Callable[[str, Any], None]) -> Callable[[int], Any]:
+    # A fork server has the environment in which it was started, maybe by an earlier run.
+    os.environ.clear()
+    os.environ.update(start.environment)
+    tempfile.tempdir = None
+    apply_settings(start.settings)
+    told = logging.getLogger("lacuna")
+    told.handlers[:] = [_Teller(tell)]
+    told.setLevel(start.level)
+    warnings.showwarning = _show
+    from lacuna.workflow.kernels import keep_kernels
+
+    keep_kernels()
+    attempt: Callable[[int], Any] = take_over(start.handed)
+    return attempt
+
+
+class _Teller(logging.Handler):
+    """Sends what is logged to the parent, which knows where it goes."""
+
+    def __init__(self, tell: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if record.exc_info:
+            text += "\n" + logging.Formatter().formatException(record.exc_info)
+        plain = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
+        self._tell("log", logging.makeLogRecord({**plain, "msg": text}))
+
+
+def _show(message: Warning | str, *_: object, **__: object) -> None:
+    logging.getLogger("lacuna.warnings").warning("%s", message)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
+def _outlive_nobody() -> None:
+    """Leave as on SIGTERM when the parent has gone without a word."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE_S)
+    os._exit(128 + signal.SIGTERM)
+
+
+def portable(error: Exception) -> Exception:
+    """Return an error that crosses processes: the same, or one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def remove_unfinished(root: Path, token: str) -> None:
+    """Remove the files that a worker was writing when it was killed."""
+    if token:
+        for path in root.rglob(f".*.{token}_*.part"):
+            path.unlink(missing_ok=True)
