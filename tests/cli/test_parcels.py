@@ -120,14 +120,23 @@ def test_snm__the_summary_says_how_many_ends_have_no_parcel(capsys):
 
 
 def test_snm__a_single_parcel_has_no_pair_and_no_way_to_any_other():
-    write_nifti(Path("toy.nii.gz"), (labels() == 1).astype(np.float32), GRID)
+    one = np.isin(labels(), (1, 5, 9)).astype(np.float32)
+    write_nifti(Path("toy.nii.gz"), one, GRID)
     snm("--tractogram", "tract.tck")
     (row,) = result("out", "parcels_stats")
     shown = ["total", "cut", "disconnection", "n_indirect", "mean_delta_sspl"]
     assert [row[name] for name in shown] == ["0", "0", N, "0", N]
     (row,) = result("out", "chaco_stats")
-    # Those at y = 10 to 13, too, begin within 4 mm of it.
-    assert [row[name] for name in ("total", "cut")] == ["13", "8"]
+    assert [row[name] for name in ("total", "cut", "chaco")] == ["0", "0", N]
+    # All within it, those at y = 10 to 12, too: less than 4 mm away.
+    cells = {name: result("out", f"{name}_relmat") for name in ("count", "spared", "chaco")}
+    assert {name: row["a"] for name, (row,) in cells.items()} == {
+        "count": "13",
+        "spared": "5",
+        "chaco": N,
+    }
+    (row,) = result("out", "disconnection_relmat")
+    assert float(row["a"]) == pytest.approx(8 / 13, abs=1e-11)
     (row,) = result("out", "deltasspl_relmat")
     assert row == {"name": "a", "a": "0"}
 
