@@ -78,10 +78,10 @@ def test_assign_ends__in_a_sheared_grid_looks_as_far_as_indices_may_go():
 
 
 def test_assign_ends__compares_distances_in_double_precision():
-    # A ten-millionth of a millimetre off the middle: in single precision both are 3 mm away.
+    # A hundred-millionth of a millimetre off the middle: in single precision both are 3 mm away.
     labels = np.zeros((7, 1, 1), np.int32)
     labels[0], labels[6] = 1, 2
-    ends = np.array([[[1e-7, 0, 0], [-1e-7, 0, 0]], [[0, 0, 0], [0, 0, 0]]], np.float32)
+    ends = np.array([[[1e-8, 0, 0], [-1e-8, 0, 0]], [[0, 0, 0], [0, 0, 0]]], np.float32)
     atlas = parcels(labels, Grid.cubic(1, labels.shape, (-3, 0, 0)))
     assert assign_ends(ends, atlas).tolist() == [[1, 0], [0, 0]]
 
