@@ -10,7 +10,7 @@ import pytest
 
 from lacuna.bids.derivatives import write_text
 from lacuna.bids.ledger import LedgerEntry, is_begun, read_entry, read_ledger, recording
-from lacuna.errors import LesionError
+from lacuna.errors import LesionError, UnfinishedError
 
 ROOT = Path(__file__).resolve().parents[2]
 STEM = "sub-1_space-S_res-2"
@@ -96,9 +96,10 @@ def test_recording__what_failed_holds_no_file_and_says_why(tmp_path):
     assert files(tmp_path) == {f"logs/{STEM}.json"}
 
 
-def test_recording__an_interrupt_is_no_failure_and_leaves_a_lesion_to_be_done(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        end_with(KeyboardInterrupt(), tmp_path)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UnfinishedError("It was interrupted.")])
+def test_recording__an_interrupt_is_no_failure_and_leaves_a_lesion_to_be_done(tmp_path, error):
+    with pytest.raises(type(error)):
+        end_with(error, tmp_path)
     assert is_begun(tmp_path, STEM)
     assert read_ledger(tmp_path) == {}
 

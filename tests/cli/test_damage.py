@@ -149,11 +149,11 @@ def test_damage__no_atlas_or_two_of_one_name_are_usage_errors(masks, atlas, caps
     assert "would write one file" in capsys.readouterr().err
 
 
-def test_damage__another_atlas_of_the_same_name_in_the_output_folder_is_refused(
-    masks, atlas, capsys
-):
+def test_damage__another_atlas_of_the_same_name_takes_the_place_of_the_first(masks, atlas, capsys):
     damage(masks, "out", "--atlas", atlas)
     damage(masks, "out", "--atlas", atlas)
     Path("names.txt").write_text("3 unten\n12 oben\n")
-    damage(masks, "out", "--atlas", f"{atlas}:names.txt", code=1)
-    assert "give another OUTPUT_DIR" in capsys.readouterr().err
+    damage(masks, "out", "--atlas", f"{atlas}:names.txt")
+    assert "stale: 2 (atlas Halves changed)" in capsys.readouterr().err
+    low, high = table("out", "*sub-two*seg-Halves_desc-damage_stats.tsv")
+    assert (low["name"], high["name"]) == ("unten", "oben")

@@ -10,6 +10,7 @@
 
 # Where the cache, the scratch and the tractogram are stands in lacuna.yaml.
 set -euo pipefail
+LC_ALL=C # sorts alike on every node, and as `lacuna status` counts
 participants=(lesions/sub-*)
 participant=$(basename "${participants[$SLURM_ARRAY_TASK_ID]}")
 # exec: a task that is stopped gets the time to tidy up; after the shell's end it would have none.

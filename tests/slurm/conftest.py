@@ -150,7 +150,7 @@ class Study:
         return {
             str(relative): self._content(path)
             for relative, path in found.items()
-            if not relative.name.startswith(".")
+            if not relative.name.startswith(".") and relative.parts[0] != "logs"
         }
 
     def n_done(self, name: str = "results") -> int:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lacuna.errors import LacunaError
+from lacuna.errors import LacunaError, UnfinishedError
 from lacuna.formats.replace import replacing, watching
 
 logger = logging.getLogger(__name__)
@@ -122,6 +122,8 @@ def recording(output_dir: Path, entry: LedgerEntry) -> Iterator[None]:
     with watching(partial(_note, begun, output_dir)) as written:
         try:
             yield
+        except UnfinishedError:
+            raise  # it did not fail: the list stays, as that of a process that was killed
         except Exception as error:
             _remove(output_dir, {*known, *_inside(written, output_dir)})
             failed = replace(entry, reason=describe_error(error))

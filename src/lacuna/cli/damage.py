@@ -7,6 +7,7 @@ from typing import Any
 
 from lacuna.cli.group import LEVELS, run_group
 from lacuna.cli.lesions import (
+    add_again,
     add_atlases,
     add_care,
     add_choice,
@@ -51,7 +52,7 @@ def add_damage(analyses: Any) -> None:
     how = parser.add_argument_group("how")
     add_care(how)
     out = parser.add_argument_group("what is written")
-    out.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    add_again(out)
     parser.set_defaults(analysis=run_damage)
 
 
@@ -62,6 +63,7 @@ def run_damage(args: argparse.Namespace) -> int:
     from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.batch import Choices, work_through
     from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
+    from lacuna.workflow.stores import open_store
 
     if args.level == "group":
         return run_group(args, "damage")
@@ -79,7 +81,9 @@ def run_damage(args: argparse.Namespace) -> int:
         default_space=setting_as_space(args, "space"),
         strict=args.strict,
     )
+    fingerprint = open_store(args.settings).fingerprint
     plan = plan_damage(listing, args.output_dir, record, choices)
+    plan = plan.resume(fingerprint, overwrite=args.overwrite)
     say(args, str(plan))
     if args.dry_run:
         return 0

@@ -90,7 +90,7 @@ def _map_lesions(args: argparse.Namespace, files: "DemoFiles", results: Path) ->
     from lacuna.cli.run import map_lesions
 
     words = ["run", "snm", str(files.lesions), str(results), "--tractogram", str(files.tractogram)]
-    words += ["--min-tdi", str(MIN_TDI)]
+    words += ["--min-tdi", str(MIN_TDI), "--overwrite"]
     inner = build_parser().parse_args(words)
     inner.settings, inner.quiet = args.settings, True
     done = map_lesions(inner, ["lacuna", *words])

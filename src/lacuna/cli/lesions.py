@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lacuna.cli.options import add_threads, positive, size
 from lacuna.cli.tractogram import option_as_space
-from lacuna.errors import LacunaError, OptionError
+from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
     from lacuna.workflow.batch import Outcome
@@ -140,6 +140,17 @@ def choose_crew(args: argparse.Namespace, preload: Sequence[str] = ()) -> "Crew"
     return Crew(n, threads, stops, tuple(preload))
 
 
+def add_again(group: argparse._ActionsContainer) -> None:
+    """Add ``--overwrite`` and ``--dry-run``."""
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="do again what is done already; else only what is missing, failed, or stale: what "
+        "would be other now, as the lesion, an option or the version changed",
+    )
+    group.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+
+
 def split_table(text: str) -> tuple[Path, Path | None]:
     """Return image and table of ``FILE[:TABLE]``; a file whose name holds a colon comes first."""
     image, colon, table = text.rpartition(":")
@@ -153,6 +164,7 @@ def print_rows(columns: Sequence[str]) -> "Callable[[Outcome], None]":
     from itertools import chain, repeat
 
     from lacuna.bids.derivatives import format_value
+    from lacuna.bids.ledger import describe_error
 
     headers = chain(["\t".join(columns) + "\n"], repeat(""))
 
@@ -160,10 +172,8 @@ def print_rows(columns: Sequence[str]) -> "Callable[[Outcome], None]":
         if not outcome.is_begun:
             return
         if outcome.error is not None:
-            kind = "" if isinstance(outcome.error, LacunaError) else type(outcome.error).__name__
             name = outcome.outputs.lesion.path.name
-            text = f"{kind}: {outcome.error}" if kind else str(outcome.error)
-            print(f"lacuna: error: {name}: {text}", file=sys.stderr)
+            print(f"lacuna: error: {name}: {describe_error(outcome.error)}", file=sys.stderr)
             return
         row = "\t".join(format_value(outcome.summary[column]) for column in columns)
         print(next(headers) + row, flush=True)

@@ -18,6 +18,7 @@ from lacuna.errors import LacunaError, OptionError
 
 COMMANDS = (
     "lacuna.cli.run",
+    "lacuna.cli.status",
     "lacuna.cli.demo",
     "lacuna.cli.tdi",
     "lacuna.cli.fetch",

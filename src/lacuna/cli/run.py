@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lacuna.cli.damage import add_damage
 from lacuna.cli.group import LEVELS, add_thresholds, run_group
 from lacuna.cli.lesions import (
+    add_again,
     add_atlases,
     add_care,
     add_choice,
@@ -125,7 +126,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="background of the figures, in the tractogram's space (default: its track density)",
     )
-    out.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
+    add_again(out)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -183,12 +184,19 @@ def map_lesions(
     Returns
     -------
     Finished or None
-        None if only the plan was wanted.
+        None if only the plan was wanted, or all was done already.
     """
+    from lacuna.workflow.batch import read_done
+
     crew = choose_crew(args, preload=("lacuna.cli.run", "lacuna.report.figures"))
     ready = _prepare(args, command)
     say(args, str(ready.plan))
-    return None if args.dry_run else _execute(args, ready, crew, tell)
+    if args.dry_run:
+        return None
+    if ready.plan.is_done:
+        conclude(args, read_done(ready.plan, tell), ready.plan.output_dir)
+        return None
+    return _execute(args, ready, crew, tell)
 
 
 class _Prepared(NamedTuple):
@@ -238,7 +246,13 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
         weights=args.weights,
         weights_fingerprint=store.fingerprint(weights.path) if weights and weights.path else None,
     )
-    plan = plan_batch(listing, args.output_dir, record, choices)
+    background = {args.template.name: store.fingerprint(args.template)} if template else None
+    plan = plan_batch(listing, args.output_dir, record, choices).resume(
+        store.fingerprint,
+        {"Figures": not args.no_figures, "Template": None if args.no_figures else background},
+        inputs={str(path): record.fingerprint},
+        overwrite=args.overwrite,
+    )
     return _Prepared(store, plan, template, weights, atlases)
 
 

@@ -10,8 +10,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -44,6 +44,14 @@ from lacuna.workflow.lesion import (
     load_lesion,
 )
 from lacuna.workflow.record import RunRecord, nifti_code, sidecars, summarise, summary_columns
+from lacuna.workflow.resume import (
+    Fingerprint,
+    Standing,
+    count_standings,
+    find_standings,
+    read_summary,
+    refuse,
+)
 from lacuna.workflow.workers import Crew, portable, remove_unfinished, work_in_processes
 
 logger = logging.getLogger(__name__)
@@ -97,6 +105,9 @@ class Shared(Protocol):
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
 
+    def details(self) -> dict[str, Any]:
+        """Return what else decides what is written of a lesion, as JSON values."""
+
 
 Record = TypeVar("Record", bound=Shared)
 
@@ -119,6 +130,8 @@ class BatchPlan(Generic[Record]):
         Options.
     main_result
         What is shown of each lesion's results: arguments of `LesionOutputs.path`.
+    standings
+        How far each lesion is, by its path; those without are tried, and no record is kept.
     """
 
     record: Record
@@ -127,6 +140,42 @@ class BatchPlan(Generic[Record]):
     refused: Mapping[Path, LacunaError]
     choices: Choices
     main_result: tuple[str, str, str] = ("disconnection", "map", ".nii.gz")
+    standings: Mapping[Path, Standing] = field(default_factory=dict)
+
+    def resume(
+        self,
+        fingerprint: Fingerprint,
+        details: Mapping[str, Any] | None = None,
+        *,
+        inputs: Mapping[str, str] | None = None,
+        overwrite: bool = False,
+    ) -> "BatchPlan[Record]":
+        """Return the plan that leaves alone what is done already.
+
+        Parameters
+        ----------
+        details
+            What decides what is written beyond the record and the choices, as JSON values.
+        fingerprint, inputs, overwrite
+            As in `find_standings`.
+        """
+        parameters = {
+            **self.record.parameters(),
+            **self.record.details(),
+            "SaveStreamlines": self.choices.save_streamlines,
+            "Strict": self.choices.strict,
+            **(details or {}),
+        }
+        found = find_standings(
+            self.outputs, fingerprint, parameters, inputs=inputs, overwrite=overwrite
+        )
+        return replace(self, standings={**found, **refuse(found, self.refused)})
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do."""
+        states = [standing.state for standing in self.standings.values()]
+        return set(states) == {"done"}
 
     @property
     def output_dir(self) -> Path:
@@ -142,6 +191,8 @@ class BatchPlan(Generic[Record]):
             path = outputs.lesion.path
             place = outputs.path(*self.main_result).relative_to(self.output_dir)
             fate = "refused" if path in self.refused else str(place)
+            standing = str(self.standings.get(path, ""))
+            fate += f" ({standing})" if standing else ""
             lines.append(f"  {_inside(path, self.listing.root)} → {fate}")
         reasons = defaultdict(list)
         for ignored in self.listing.ignored:
@@ -149,7 +200,8 @@ class BatchPlan(Generic[Record]):
         for reason, paths in reasons.items():
             shown = ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
             lines.append(f"  passed over, as {reason}: {len(paths)} ({shown})")
-        return "\n".join(lines)
+        lines.append(count_standings(list(self.standings.values())))
+        return "\n".join(filter(None, lines))
 
 
 @dataclass(frozen=True, eq=False)
@@ -335,6 +387,17 @@ def prepare_work(
     return LesionWork(plan, index, weighting, measure, draw, threads)
 
 
+def read_done(
+    plan: BatchPlan[Any], on_outcome: Callable[[Outcome], None] | None = None
+) -> tuple[Outcome, ...]:
+    """Return the outcomes of a plan that is done already, from the tables that are there."""
+    outcomes = tuple(Outcome(outputs, None, read_summary(outputs)) for outputs in plan.outputs)
+    for outcome in outcomes:
+        if on_outcome is not None:
+            on_outcome(outcome)
+    return outcomes
+
+
 def work_through(
     plan: BatchPlan[Any],
     work: Callable[[LesionOutputs], Done],
@@ -407,11 +470,15 @@ class _Attempt:
 
     def __call__(self, i: int) -> Outcome:
         outputs, start = self.plan.outputs[i], time.perf_counter()
+        standing = self.plan.standings.get(outputs.lesion.path)
         try:
-            refusal = self.plan.refused.get(outputs.lesion.path)
-            if refusal is not None:
-                raise refusal
-            summary, warnings = self.work(outputs)
+            if standing is not None and standing.state == "done":
+                return Outcome(outputs, None, read_summary(outputs))
+            with standing.recording(outputs) if standing else nullcontext():
+                refusal = self.plan.refused.get(outputs.lesion.path)
+                if refusal is not None:
+                    raise refusal
+                summary, warnings = self.work(outputs)
         except Exception as error:
             # Whatever it is, it must not cost the other lesions their results.
             logger.debug("%s failed", outputs.lesion.path, exc_info=True)

@@ -180,8 +180,12 @@ class DamageRecord:
 
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
+        return {"Analysis": "damage", "Space": self.space.name}
+
+    def details(self) -> dict[str, Any]:
+        """Return what else decides what is written of a lesion, as JSON values."""
         atlases = {atlas.content.name: atlas.content.fingerprint for atlas in self.atlases}
-        return {"Analysis": "damage", "Space": self.space.name, "Atlases": atlases}
+        return {"Atlases": atlases}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to repeat the run, as JSON values."""

@@ -120,11 +120,17 @@ class RunRecord:
             "Transform": None if self.warp is None else self.warp.parameters(),
             "ReportGrid": describe_grid(self.grid),
             "Weights": self.weights_fingerprint or self.weights,
+        }
+        return {key: value for key, value in said.items() if value is not None}
+
+    def details(self) -> dict[str, Any]:
+        """Return what else decides what is written of a lesion, as JSON values."""
+        return {
             "Atlases": {atlas["Name"]: atlas["BLAKE2b-128"] for atlas in self.atlases} or None,
             "MinEdge": self.min_edge if self.atlases else None,
             "Tracts": dict(self.tracts) or None,
+            "SpatialReference": self.reference,
         }
-        return {key: value for key, value in said.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Return everything that is needed to repeat the run, as JSON values."""

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -100,6 +100,17 @@ def find_standings(
         )
         found[lesion.path] = judge(each.output_dir, entry, overwrite=overwrite)
     return found
+
+
+def refuse(
+    found: Mapping[Path, Standing], refused: Mapping[Path, Exception]
+) -> dict[Path, Standing]:
+    """Return the lesions that are done and would not be tried now: they are stale."""
+    return {
+        path: Standing(replace(found[path].entry, is_done=False, outputs={}), "stale", str(error))
+        for path, error in refused.items()
+        if found[path].state == "done"
+    }
 
 
 def judge(output_dir: Path, entry: LedgerEntry, *, overwrite: bool = False) -> Standing:
