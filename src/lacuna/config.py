@@ -41,6 +41,23 @@ _DIRECTORIES = ("cache_dir", "tmp_dir")
 _MIN_FREE = 5 << 30
 
 
+class TransformSetting(
+    msgspec.Struct,
+    forbid_unknown_fields=True,
+    frozen=True,
+    rename={"images_from": "from", "images_to": "to"},
+):
+    """A transform whose name does not say all: it resamples images of one space onto another."""
+
+    file: str
+    images_from: str | None = None
+    images_to: str | None = None
+    images: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.file
+
+
 class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """The types of what a configuration file may say; None says nothing."""
 
@@ -56,6 +73,7 @@ class ConfigFile(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     space: str | None = None
     tractogram: str | None = None
     tractogram_space: str | None = None
+    transforms: tuple[str | TransformSetting, ...] | None = None
 
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -101,7 +119,7 @@ class Settings(ConfigFile, frozen=True, kw_only=True):
     cache_dir, tmp_dir
         As configured by a file or the command line. None: not configured there, and
         `lacuna.utils.cache` decides.
-    shared_cache_dirs, tractogram
+    shared_cache_dirs, tractogram, transforms
         Not yet expanded either: `paths` does it when they are used.
     max_size, min_free
         Bytes.
@@ -123,6 +141,7 @@ class Settings(ConfigFile, frozen=True, kw_only=True):
     max_size: int | None = None
     max_age: float | None = None
     min_free: int = _MIN_FREE
+    transforms: tuple[str | TransformSetting, ...] = ()
     stated: Layer = {}
     files: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
@@ -143,6 +162,11 @@ class Settings(ConfigFile, frozen=True, kw_only=True):
         value, source, base = self.stated[key]
         values = (value,) if isinstance(value, str) else value or ()
         return tuple(_expanded(text, source, base) for text in values)
+
+    def expand(self, key: str, text: str) -> Path:
+        """Return the path that a text in the value of a key stands for; errors as `paths`."""
+        _, source, base = self.stated[key]
+        return _expanded(text, source, base)
 
 
 def load_config(config: str | os.PathLike[str] | None = None) -> Settings:

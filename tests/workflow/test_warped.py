@@ -15,7 +15,7 @@ from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import StatedSpace
 from lacuna.store import Store
 from lacuna.workflow.products import open_index
-from lacuna.workflow.warped import plan_warp
+from lacuna.workflow.warped import identify_transform, plan_warp
 
 GRID = Grid.cubic(2, (20, 20, 20), (-19, -19, -19))
 A = StatedSpace("A", "a test")
@@ -41,7 +41,7 @@ def write_field(path, vectors, grid=GRID):
 
 
 def plan(store, path, **more):
-    return plan_warp(store, path, A, images_from="B", images_to="A", **more)
+    return plan_warp(store, [identify_transform(path, images_from="B", images_to="A", **more)], A)
 
 
 def test_open_index__moved_points_keep_groups_order_and_step_size(tmp_path, store, streamlines):
@@ -81,9 +81,8 @@ def test_open_index__warns_of_points_outside_the_field(tmp_path, store, streamli
 def test_open_index__keeps_nothing_of_a_transform_that_fails(tmp_path, store, streamlines):
     write_tck(tmp_path / "t.tck", streamlines)
     folds = np.random.default_rng(0).normal(0, 40, (*GRID.shape, 3))
-    there = plan_warp(
-        store, write_field(tmp_path / "f.nii", folds), A, images_from="A", images_to="B"
-    )
+    field = write_field(tmp_path / "f.nii", folds)
+    there = plan_warp(store, [identify_transform(field, images_from="A", images_to="B")], A)
     with pytest.raises(SpaceError, match="it folds there"):
         open_index(store, tmp_path / "t.tck", grid=GRID, warp=there)
     (tmp_path / "bad.h5").write_bytes(b"nothing")

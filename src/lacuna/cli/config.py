@@ -82,7 +82,7 @@ def _text(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     units = {"max_size": "bytes", "min_free": "bytes", "max_age": "s"}
     return f"{value:,} {units[key]}" if key in units else str(value)
 

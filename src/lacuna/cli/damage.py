@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lacuna.cli.group import LEVELS, run_group
 from lacuna.cli.lesions import (
@@ -12,6 +12,7 @@ from lacuna.cli.lesions import (
     add_care,
     add_choice,
     add_input,
+    add_move_lesions,
     choose_crew,
     conclude,
     open_atlases,
@@ -20,7 +21,13 @@ from lacuna.cli.lesions import (
 )
 from lacuna.cli.options import common_options
 from lacuna.cli.tractogram import option_as_space, setting_as_space
+from lacuna.cli.transforms import add_transforms, find_transforms
 from lacuna.errors import OptionError
+
+if TYPE_CHECKING:
+    from lacuna.geometry.space import StatedSpace
+    from lacuna.workflow.batch import Choices
+    from lacuna.workflow.damage import OpenedAtlas
 
 EXAMPLE = """\
 example:
@@ -50,6 +57,8 @@ def add_damage(analyses: Any) -> None:
     add_atlases(what)
     add_choice(what)
     how = parser.add_argument_group("how")
+    add_transforms(how, "brings atlases into the lesions' space")
+    add_move_lesions(how, "first atlas")
     add_care(how)
     out = parser.add_argument_group("what is written")
     add_again(out)
@@ -61,7 +70,7 @@ def run_damage(args: argparse.Namespace) -> int:
     from functools import partial
 
     from lacuna.bids.dataset import find_lesions
-    from lacuna.workflow.batch import Choices, work_through
+    from lacuna.workflow.batch import Choices, lesion_spaces, work_through
     from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
     from lacuna.workflow.stores import open_store
 
@@ -71,15 +80,16 @@ def run_damage(args: argparse.Namespace) -> int:
         raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
     crew = choose_crew(args, preload=("lacuna.workflow.damage",))
     listing = find_lesions(args.input, args.participant_label)
-    record = DamageRecord(
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
-        atlases=open_atlases(args),
-        threads=args.settings.num_threads,
-    )
     choices = Choices(
         space=option_as_space(args, "space"),
         default_space=setting_as_space(args, "space"),
         strict=args.strict,
+    )
+    choices, atlases = _bring_together(args, lesion_spaces(listing, choices), choices)
+    record = DamageRecord(
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        atlases=atlases,
+        threads=args.settings.num_threads,
     )
     fingerprint = open_store(args.settings).fingerprint
     plan = plan_damage(listing, args.output_dir, record, choices)
@@ -91,3 +101,24 @@ def run_damage(args: argparse.Namespace) -> int:
     work = partial(damage_lesion, plan)
     outcomes = work_through(plan, work, crew=crew, on_outcome=tell)
     return conclude(args, outcomes, plan.output_dir)
+
+
+def _bring_together(
+    args: argparse.Namespace, lesions: "list[StatedSpace | None]", choices: "Choices"
+) -> "tuple[Choices, tuple[OpenedAtlas, ...]]":
+    """Return the atlases in the lesions' space, or choices that bring lesions to the first."""
+    from dataclasses import replace
+
+    from lacuna.workflow.damage import bring_atlas, choose_space
+    from lacuna.workflow.resampled import LesionMoves
+    from lacuna.workflow.stores import open_store
+    from lacuna.workflow.warped import warn_of_unused
+
+    store, files, atlases = open_store(args.settings), find_transforms(args), open_atlases(args)
+    threads = args.settings.num_threads
+    space = choose_space(store, files, atlases, () if args.move_lesions else lesions)
+    atlases = tuple(bring_atlas(store, files, atlas, space, threads=threads) for atlas in atlases)
+    moves = LesionMoves(store, files, space) if args.move_lesions else None
+    used = [atlas.warp for atlas in atlases if atlas.warp]
+    warn_of_unused(files, [*used, *(moves.warps(lesions) if moves else [])])
+    return replace(choices, moves=moves), atlases

@@ -46,6 +46,16 @@ def add_choice(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_move_lesions(group: argparse._ActionsContainer, to: str) -> None:
+    """Add ``--move-lesions``; `to` says where they go."""
+    group.add_argument(
+        "--move-lesions",
+        action="store_true",
+        help=f"bring lesions into the space of the {to} by the transforms, instead of all else "
+        "into theirs: they are resampled, and a voxel is lesioned where half of it was",
+    )
+
+
 def add_atlases(group: argparse._ActionsContainer) -> None:
     """Add the options that say which atlases are asked."""
     group.add_argument(

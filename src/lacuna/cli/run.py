@@ -16,6 +16,7 @@ from lacuna.cli.lesions import (
     add_care,
     add_choice,
     add_input,
+    add_move_lesions,
     choose_crew,
     conclude,
     open_atlases,
@@ -28,12 +29,12 @@ from lacuna.cli.tractogram import (
     add_weights,
     find_space,
     find_tractogram,
-    find_warp,
     option_as_space,
     report_grid,
     setting_as_space,
     show_progress,
 )
+from lacuna.cli.transforms import find_transforms
 from lacuna.errors import SpaceError
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="streamlines, or summed weight, that join two parcels of an atlas for indirect "
         "disconnection (default: any)",
     )
+    add_move_lesions(how, "tractogram")
     add_care(how)
     out = parser.add_argument_group("what is written")
     out.add_argument("--save-streamlines", choices=["tck", "trx"], help="the streamlines cut, too")
@@ -214,10 +216,11 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
 
     from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.batch import Choices, lesion_spaces, plan_batch, screen
-    from lacuna.workflow.damage import check_atlases
+    from lacuna.workflow.damage import bring_atlas, check_atlases
     from lacuna.workflow.lesion import require_space
+    from lacuna.workflow.resampled import LesionMoves
     from lacuna.workflow.stores import open_store
-    from lacuna.workflow.warped import choose_warp
+    from lacuna.workflow.warped import choose_warp, warn_of_unused
     from lacuna.workflow.weights import find_weights
 
     listing = find_lesions(args.input, args.participant_label)
@@ -230,15 +233,21 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     )
     space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")
     store = open_store(args.settings)
-    warp = find_warp(args, store, path)
-    if warp is not None:
-        warp = choose_warp(warp, lesion_spaces(listing, choices))
-        space = space if warp is None else warp.space
+    files, lesions = find_transforms(args), lesion_spaces(listing, choices)
+    warp = None if args.move_lesions else choose_warp(store, files, space, lesions)
+    space = space if warp is None else warp.space
+    moves = LesionMoves(store, files, space) if args.move_lesions else None
+    choices = replace(choices, moves=moves)
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, space.name)
     weights = find_weights(args.weights, path) if args.weights else None
-    atlases = open_atlases(args)
+    threads = args.settings.num_threads
+    atlases = tuple(
+        bring_atlas(store, files, atlas, space, threads=threads) for atlas in open_atlases(args)
+    )
     check_atlases(atlases, space, path.name)
+    used = [warp, *(atlas.warp for atlas in atlases), *(moves.warps(lesions) if moves else ())]
+    warn_of_unused(files, [warp for warp in used if warp is not None])
     record = replace(
         _describe_run(args, command, store, path, space, warp),
         atlases=tuple(atlas.to_json() for atlas in atlases),

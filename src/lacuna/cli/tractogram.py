@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacuna.cli.options import positive
+from lacuna.cli.transforms import add_transforms, find_transforms
 from lacuna.errors import FetchError, OptionError
 
 if TYPE_CHECKING:
@@ -26,31 +27,7 @@ def add_index_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup)
         metavar="S",
         help="space of the tractogram, such as MNI152NLin6Asym; else as its JSON file says",
     )
-    parser.add_argument(
-        "--transform",
-        type=Path,
-        metavar="FILE",
-        help="takes the tractogram into the lesions' space, or into its other one: .h5, .nii.gz, "
-        ".txt, .tfm or .mat, of ANTs, ITK or FSL",
-    )
-    parser.add_argument(
-        "--transform-from",
-        metavar="A",
-        help="space of the images that FILE resamples; else as its name says (from-A)",
-    )
-    parser.add_argument(
-        "--transform-to",
-        metavar="B",
-        help="space onto which it resamples them (to-B, tpl-B); whether the tractogram is in A "
-        "or B, its points are moved to the other",
-    )
-    parser.add_argument(
-        "--transform-images",
-        nargs=2,
-        type=Path,
-        metavar=("IMAGE_A", "IMAGE_B"),
-        help="what FSL aligned, -in and -ref: its transforms mean nothing without",
-    )
+    add_transforms(parser, "takes the tractogram to the lesions' space, or to its other one")
     parser.add_argument(
         "--grid",
         default="2",
@@ -110,17 +87,7 @@ def find_tractogram(args: argparse.Namespace) -> Path:
     """
     asset = _find_asset(args)
     if asset is not None:
-        from lacuna.assets.catalog import find_fetched
-        from lacuna.assets.fetch import how_to_get
-        from lacuna.workflow.stores import open_store
-
-        entry = find_fetched(open_store(args.settings).entries(), asset)
-        if entry is None:
-            raise FetchError(how_to_get(asset))
-        entry.lease_for(args)  # for as long as the command runs
-        if not entry.read_only:
-            entry.touch()
-        return entry.path / entry.files[0]
+        return find_asset_file(args, asset)
     if args.tractogram is not None:
         return Path(args.tractogram).absolute()
     configured: tuple[Path, ...] = args.settings.paths("tractogram")
@@ -130,6 +97,27 @@ def find_tractogram(args: argparse.Namespace) -> Path:
             "set tractogram in the configuration file."
         )
     return configured[0].absolute()
+
+
+def find_asset_file(args: argparse.Namespace, asset: "Asset") -> Path:
+    """Return the file of an asset that was fetched; nobody deletes it while the command runs.
+
+    Raises
+    ------
+    FetchError
+        If it is not in the cache; the message says how it gets there.
+    """
+    from lacuna.assets.catalog import find_fetched
+    from lacuna.assets.fetch import how_to_get
+    from lacuna.workflow.stores import open_store
+
+    entry = find_fetched(open_store(args.settings).entries(), asset)
+    if entry is None:
+        raise FetchError(how_to_get(asset))
+    entry.lease_for(args)
+    if not entry.read_only:
+        entry.touch()
+    return entry.path / min(entry.files)
 
 
 def _find_asset(args: argparse.Namespace) -> "Asset | None":
@@ -153,7 +141,7 @@ def find_space(args: argparse.Namespace, path: Path) -> "StatedSpace | None":
 
 
 def find_warp(args: argparse.Namespace, store: "Store", path: Path) -> "Warp | None":
-    """Return what ``--transform`` does to a tractogram.
+    """Return what ``--transform`` does to a tractogram of which nothing else is known.
 
     Raises
     ------
@@ -163,20 +151,12 @@ def find_warp(args: argparse.Namespace, store: "Store", path: Path) -> "Warp | N
     from lacuna.workflow.lesion import require_space
     from lacuna.workflow.warped import plan_warp
 
-    about = (args.transform_from, args.transform_to, args.transform_images)
-    if args.transform is None:
-        if any(about):
-            raise OptionError("--transform-from, -to and -images say what --transform FILE is.")
+    # What a configuration file lists would move a tractogram that nobody asked to move.
+    files = find_transforms(args, configured=False)
+    if not files:
         return None
     space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")
-    return plan_warp(
-        store,
-        args.transform.absolute(),
-        space,
-        images_from=args.transform_from,
-        images_to=args.transform_to,
-        fsl_images=[image.absolute() for image in args.transform_images or ()],
-    )
+    return plan_warp(store, files, space)
 
 
 def report_grid(

@@ -143,6 +143,26 @@ def canonical_grid(space: str, voxel_size_mm: float) -> Grid | None:
     return None
 
 
+def fitting_grid(space: str, voxel_size_mm: float) -> Grid | None:
+    """Return the coarsest customary grid of a space whose voxels are no larger than some.
+
+    Parameters
+    ----------
+    space
+        A name that `resolve_space` accepts.
+    voxel_size_mm
+        Smallest edge of the voxels, mm; a hundredth more is no larger.
+
+    Returns
+    -------
+    Grid or None
+        None for a study space, or where all are coarser.
+    """
+    sizes = [grid.voxel_sizes_mm[0] for grid in _GRIDS.get(resolve_space(space), ())]
+    fine = [size for size in sizes if size <= 1.01 * voxel_size_mm]
+    return canonical_grid(space, max(fine)) if fine else None
+
+
 def grid_names(grid: Grid) -> tuple[str, ...]:
     """Return the template spaces that are customarily stored on these voxels, however turned."""
     turned = grid.canonical

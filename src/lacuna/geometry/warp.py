@@ -49,30 +49,19 @@ class DisplacementField:
     inverted: bool = False
 
     @cached_property
-    def _canonical(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """World to voxels along +x, +y, +z; the first voxel's centre; the vectors as a table."""
-        turned, orientation = self.grid.canonical, self.grid.orientation
+    def _table(self) -> FloatArray:
+        """The vectors with axes along +x, +y, +z, (n_voxels, 3)."""
+        orientation = self.grid.orientation
         components = [orientation.to_canonical(self.vectors[..., i]) for i in range(3)]
-        table = np.stack(components, axis=-1).astype(np.float64).reshape(-1, 3)
-        # A flipped header keeps another corner, whose rounding would show in the last digits.
-        return np.linalg.inv(turned.affine[:3, :3]), np.round(turned.affine[:3, 3], 4), table
+        return np.stack(components, axis=-1).astype(np.float64).reshape(-1, 3)
 
     def displacements(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], BoolArray]:
         """Return the displacements at points, (n, 3) in mm RAS+, and which lie in the field."""
-        voxels_per_mm, origin, table = self._canonical
         shape = np.array(self.grid.canonical.shape)
-        at = _multiply(voxels_per_mm, points - origin)
+        at = voxels_of(self.grid, points)
         inside: BoolArray = np.all((at >= -0.5) & (at <= shape - 0.5), axis=1)
         # The outer half of a border voxel moves like its centre, as in ITK.
-        at = np.clip(at, 0, shape - 1)
-        low = np.minimum(at.astype(np.int64), np.maximum(shape - 2, 0))
-        part, step = at - low, np.minimum(shape - 1, 1) * [shape[1] * shape[2], shape[2], 1]
-        first = (low[:, 0] * shape[1] + low[:, 1]) * shape[2] + low[:, 2]
-        found = np.zeros_like(points)
-        for corner in np.ndindex(2, 2, 2):
-            sides = [part[:, i] if far else 1 - part[:, i] for i, far in enumerate(corner)]
-            weight = sides[0] * sides[1] * sides[2]
-            found += weight[:, None] * table[first + int(step @ corner)]
+        found = interpolate(self._table, self.grid.canonical.shape, np.clip(at, 0, shape - 1))
         if not self.inverted:
             found[~inside] = 0
         return found, inside
@@ -193,6 +182,40 @@ class Transform:
                     done.n_unsolved + step_done.n_unsolved,
                 )
             yield done
+
+
+def voxels_of(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return coordinates of points, (n, 3) in mm RAS+, in the voxels of a grid's canonical twin."""
+    turned = grid.canonical
+    # A flipped header keeps another corner, whose rounding would show in the last digits.
+    origin = np.round(turned.affine[:3, 3], 4)
+    return _multiply(np.linalg.inv(turned.affine[:3, :3]), points - origin)
+
+
+def interpolate(
+    table: FloatArray, shape: tuple[int, ...], at: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return what lies between the values of voxels, linearly.
+
+    Parameters
+    ----------
+    table : (n_voxels, k)
+        Values of the voxels, in C order.
+    shape
+        Voxels along each axis.
+    at : (n, 3)
+        Voxel coordinates, none before the first voxel or beyond the last.
+    """
+    sizes = np.array(shape)
+    low = np.minimum(at.astype(np.int64), np.maximum(sizes - 2, 0))
+    part, step = at - low, np.minimum(sizes - 1, 1) * [sizes[1] * sizes[2], sizes[2], 1]
+    first = (low[:, 0] * sizes[1] + low[:, 1]) * sizes[2] + low[:, 2]
+    found = np.zeros((len(at), table.shape[1]))
+    for corner in np.ndindex(2, 2, 2):
+        sides = [part[:, i] if far else 1 - part[:, i] for i, far in enumerate(corner)]
+        weight = sides[0] * sides[1] * sides[2]
+        found += weight[:, None] * table[first + int(step @ corner)]
+    return found
 
 
 def _multiply(matrix: FloatArray, points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from lacuna.analysis.structural import Disconnection, Weighting, disconnect_voxels
-from lacuna.bids.dataset import LesionListing
+from lacuna.bids.dataset import LesionFile, LesionListing
 from lacuna.bids.derivatives import (
     LesionOutputs,
     check_output,
@@ -44,6 +44,7 @@ from lacuna.workflow.lesion import (
     load_lesion,
 )
 from lacuna.workflow.record import RunRecord, nifti_code, sidecars, summarise, summary_columns
+from lacuna.workflow.resampled import LesionMoves
 from lacuna.workflow.resume import (
     Fingerprint,
     Standing,
@@ -87,12 +88,20 @@ class Choices:
         Format of the cut streamlines, if they are wanted.
     strict
         Make errors of what is merely suspicious.
+    moves
+        Brings lesions to where everything else is, if that is wanted.
     """
 
     space: StatedSpace | None = None
     default_space: StatedSpace | None = None
     save_streamlines: Literal["tck", "trx"] | None = None
     strict: bool = False
+    moves: LesionMoves | None = None
+
+    def load(self, file: LesionFile) -> Lesion:
+        """Return a lesion in the space in which it is used, checked."""
+        lesion = load_lesion(file, self.space, default_space=self.default_space, strict=self.strict)
+        return lesion if self.moves is None else self.moves.bring(lesion)
 
 
 class Shared(Protocol):
@@ -252,8 +261,11 @@ def screen(
     refused: dict[Path, LacunaError] = {}
     for lesion in listing.found:
         try:
+            stated = decide_space(choices.space, lesion.space, choices.default_space)
+            if choices.moves is not None and choices.moves.leads_from(stated):
+                continue
             check_spaces(
-                decide_space(choices.space, lesion.space, choices.default_space),
+                stated,
                 tractogram,
                 lesion_name=lesion.path.name,
                 tractogram_name=tractogram_name,
@@ -513,12 +525,7 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     table = outputs.path("summary", "stats", ".tsv")
     # An earlier run's table would vouch for files that this run fails to write.
     table.unlink(missing_ok=True)
-    lesion = load_lesion(
-        outputs.lesion,
-        choices.space,
-        default_space=choices.default_space,
-        strict=choices.strict,
-    )
+    lesion = choices.load(outputs.lesion)
     warnings = lesion.warnings + check_overlap(lesion, *index.parts.box_mm)
     result = disconnect_voxels(
         index,

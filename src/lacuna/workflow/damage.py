@@ -4,7 +4,7 @@ Atlases are opened once, checked against each other, and asked by every lesion.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from lacuna.formats.tracts import load_tract_atlas
 from lacuna.geometry.parcellation import Parcellation
 from lacuna.geometry.space import StatedSpace
 from lacuna.geometry.tract_atlas import TractAtlas
+from lacuna.store import Store
 from lacuna.workflow.batch import BatchPlan, Choices, Done, screen
 from lacuna.workflow.lesion import (
     Lesion,
-    load_lesion,
     require_space,
     suspect_grid,
     tractogram_space,
@@ -41,6 +41,8 @@ from lacuna.workflow.record import (
     versions,
     words,
 )
+from lacuna.workflow.resampled import move_parcels, move_tracts
+from lacuna.workflow.warped import TransformFile, Warp, find_warp
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +59,15 @@ class OpenedAtlas:
         Parcels, or probabilities of tracts.
     space
         Its space, and where that was stated.
+    warp, moved
+        What it was brought there with, if it was, and what a record says of that.
     """
 
     path: Path
     content: Parcellation | TractAtlas
     space: StatedSpace
+    warp: Warp | None = None
+    moved: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a record says of it, as JSON values."""
@@ -71,6 +77,7 @@ class OpenedAtlas:
             "BLAKE2b-128": self.content.fingerprint,
             "Space": self.space.name,
             "SpaceStatedBy": self.space.source,
+            "Transform": self.moved,
         }
 
 
@@ -111,6 +118,75 @@ def open_atlas(
     return OpenedAtlas(path, content, stated)
 
 
+def choose_space(
+    store: Store,
+    files: Sequence[TransformFile],
+    atlases: Sequence[OpenedAtlas],
+    lesions: Sequence[StatedSpace | None],
+) -> StatedSpace:
+    """Return the space of lesions to which all atlases can be brought, else that of the first.
+
+    Parameters
+    ----------
+    store, files
+        As in `bring_atlas`.
+    atlases
+        At least one.
+    lesions
+        Space of each lesion, if it is stated.
+    """
+    first = atlases[0].space
+    stated = [space for space in lesions if space is not None]
+    # The atlas stays if it is where any lesion is.
+    for space in sorted(stated, key=lambda space: space.name != first.name):
+        if all(
+            atlas.space.name == space.name or find_warp(store, files, space.name, atlas.space.name)
+            for atlas in atlases
+        ):
+            return first if space.name == first.name else space
+    return first
+
+
+def bring_atlas(
+    store: Store,
+    files: Sequence[TransformFile],
+    atlas: OpenedAtlas,
+    space: StatedSpace,
+    *,
+    threads: int = 1,
+) -> OpenedAtlas:
+    """Return an atlas in another space; as it is, where no transform leads there.
+
+    Parameters
+    ----------
+    store
+        Keeps what was moved.
+    files
+        Transforms that may be used.
+    space
+        Where it is wanted.
+    threads
+        Threads to move it with.
+    """
+    if atlas.space.name == space.name:
+        return atlas
+    warp = find_warp(store, files, space.name, atlas.space.name)
+    if warp is None:
+        return atlas
+    content: Parcellation | TractAtlas
+    if isinstance(atlas.content, Parcellation):
+        content, moved = move_parcels(store, atlas.content, warp, threads=threads)
+    else:
+        content, moved = move_tracts(store, atlas.content, warp, threads=threads)
+    if outside := moved["VoxelsOutside"]:
+        logger.warning(
+            "%s: %d of %d voxels lie outside the field of %s, which tells nothing of them.",
+            *(atlas.path.name, outside, moved["VoxelsMoved"], warp.path.name),
+        )
+    source = f"as {warp.path.name} brings the atlas there from {warp.points_to}"
+    return OpenedAtlas(atlas.path, content, StatedSpace(space.name, source), warp, moved)
+
+
 def check_atlases(atlases: Sequence[OpenedAtlas], space: StatedSpace, name: str) -> None:
     """Check that atlases can be used together.
 
@@ -134,8 +210,9 @@ def check_atlases(atlases: Sequence[OpenedAtlas], space: StatedSpace, name: str)
             raise SpaceError(
                 f"{name} is in {space.name} ({space.source}), {atlas.path.name} in "
                 f"{atlas.space.name} ({atlas.space.source}): all must be in one space, that of the "
-                f"lesions. Take an atlas in {space.name}, or bring this one there, by nearest "
-                "neighbour; if its space is stated wrongly, correct it or give --atlas-space."
+                f"lesions. Give --transform FILE between {atlas.space.name} and {space.name}, or "
+                f"take an atlas in {space.name}; if its space is stated wrongly, correct it or "
+                "give --atlas-space."
             )
         other = names.setdefault(atlas.content.name.casefold(), atlas.path)
         if other is not atlas.path:
@@ -227,12 +304,7 @@ def damage_lesion(plan: BatchPlan[DamageRecord], outputs: LesionOutputs) -> Done
     table = outputs.path("summary", "stats", ".tsv")
     # An earlier run's table would vouch for files that this run fails to write.
     table.unlink(missing_ok=True)
-    lesion = load_lesion(
-        outputs.lesion,
-        choices.space,
-        default_space=choices.default_space,
-        strict=choices.strict,
-    )
+    lesion = choices.load(outputs.lesion)
     n_damaged = [write_damage(outputs, lesion, atlas.content) for atlas in record.atlases]
     warnings = lesion.warnings
     if not any(n_damaged):

@@ -8,9 +8,10 @@ side and centre of mass are reported with every result.
 import logging
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -65,6 +66,8 @@ class Lesion:
         Mean of the voxel centres, mm RAS+, to a micrometre.
     warnings
         What makes one doubt the mask, one sentence each.
+    moved
+        How it was brought into its space, as JSON values; none if it was drawn there.
     """
 
     mask: BoolArray
@@ -77,6 +80,7 @@ class Lesion:
     left_share: float
     centre_of_mass_mm: tuple[float, float, float]
     warnings: tuple[str, ...] = ()
+    moved: Mapping[str, Any] | None = None
 
 
 def load_lesion(
@@ -114,7 +118,7 @@ def load_lesion(
         source = file.path
     stated = decide_space(space, file.space if file else None, default_space)
     image = load_mask(source)
-    lesion = _measure(image, stated)
+    lesion = measure_lesion(image, stated)
     warnings = [f"{image.name}: {note}" for note in image.notes]
     warnings += suspect_grid(lesion.name, lesion.grid, lesion.space, strict=strict)
     if file and file.lesion_side:
@@ -124,7 +128,8 @@ def load_lesion(
     return replace(lesion, warnings=tuple(warnings))
 
 
-def _measure(image: Image[np.bool_], space: StatedSpace | None) -> Lesion:
+def measure_lesion(image: Image[np.bool_], space: StatedSpace | None) -> Lesion:
+    """Return what can be said of a mask by its voxels alone; it must not be empty."""
     # In world order: a lesion stored LAS, RAS or LIA is the same to the last bit.
     voxels = _find_voxels(image.array)
     turned, orientation = image.grid.canonical, image.grid.orientation
@@ -214,11 +219,11 @@ def check_spaces(
     ours, theirs = resolve_space(lesion.name), resolve_space(tractogram.name)
     if ours == theirs:
         return ours
-    warped = f"; or give --transform FILE between {theirs} and {ours}" * (what == "tractogram")
     raise SpaceError(
         f"{lesion_name} is in {ours} ({lesion.source}), {tractogram_name} in {theirs} "
         f"({tractogram.source}): they differ by millimetres or more. Bring the mask into {theirs} "
-        f"by normalising it, or take another {what}, in {ours}{warped}. If a space is stated "
+        f"by normalising it, or take another {what}, in {ours}; or "
+        f"give --transform FILE between {theirs} and {ours}. If a space is stated "
         f"wrongly, correct it there, or give --space or --{what}-space."
     )
 

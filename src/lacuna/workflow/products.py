@@ -173,7 +173,7 @@ class _Products:
         user
             Who uses the entry, unless it is what was read.
         """
-        return _leased(partial(self.get, product, make, check, **asked), read, user)
+        return leased(partial(self.get, product, make, check, **asked), read, user)
 
     def hits(self) -> Hits:
         """Return which streamlines meet which lattice cells."""
@@ -416,7 +416,7 @@ def open_ends(
     get = partial(
         store.get_or_make, key, make, partial(_reopen, read), expected_bytes=expected_bytes
     )
-    return _leased(get, lambda entry: read(entry.path))
+    return leased(get, lambda entry: read(entry.path))
 
 
 def make_tdi(
@@ -540,7 +540,7 @@ def _median_step_mm(file: TractogramFile) -> float:
     return float(np.median(steps[within])) if within.any() else 0.0
 
 
-def _leased(
+def leased(
     get: Callable[[], Entry], read: Callable[[Entry], Opened], user: object = None
 ) -> Opened:
     """Read an entry, and keep it for who uses it: `user`, or what was read."""

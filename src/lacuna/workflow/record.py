@@ -276,6 +276,7 @@ def describe_lesion(lesion: Lesion, path: Path) -> dict[str, Any]:
         "VolumeMm3": lesion.volume_mm3,
         "Side": lesion.side,
         "CentreOfMassMm": lesion.centre_of_mass_mm,
+        "Transform": lesion.moved,
     }
 
 
@@ -285,6 +286,7 @@ def summarise_lesion(lesion: Lesion, name: str) -> dict[str, Any]:
     return {
         "lesion": name,
         "volume_mm3": lesion.volume_mm3,
+        "volume_before_mm3": lesion.moved["VolumeBeforeMm3"] if lesion.moved else None,
         "side": lesion.side,
         "centre_x_mm": x,
         "centre_y_mm": y,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacuna.bids.names import file_stem
+from lacuna.config import Settings, TransformSetting
 from lacuna.errors import OptionError, SpaceError
 from lacuna.formats.transform import load_transform
 from lacuna.geometry.space import StatedSpace, resolve_space
@@ -27,39 +28,65 @@ _POINTS_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True)
-class Warp:
-    """A transform of which it is known which way it takes a tractogram's points.
+class TransformFile:
+    """A transform that was given, and what it does to images.
 
     Parameters
     ----------
     path
         Its file.
     images_from, images_to
-        The file resamples images of the first space onto the second.
-    points_from, points_to
-        Where the tractogram is, and where it goes.
+        It resamples images of the first space onto the second.
     fsl_images
         As for `load_transform`.
-    inputs
-        Fingerprints of its file and of the images.
+    source
+        Who gave it, for people.
     """
 
     path: Path
     images_from: str
     images_to: str
+    fsl_images: tuple[Path, ...] = ()
+    source: str = "--transform"
+
+    def __str__(self) -> str:
+        return f"{self.path.name} connects {self.images_from} and {self.images_to}"
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A transform of which it is known which way it takes points.
+
+    An image goes the other way: each voxel of where it goes asks where its centre came from.
+
+    Parameters
+    ----------
+    file
+        The transform.
+    points_from, points_to
+        Where points are, and where they go.
+    inputs
+        Fingerprints of its file and of the images.
+    """
+
+    file: TransformFile
     points_from: str
     points_to: str
-    fsl_images: tuple[Path, ...]
     inputs: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The transform's file."""
+        return self.file.path
 
     @property
     def is_inverted(self) -> bool:
         """Whether the file moves points the other way."""
-        return self.points_from == self.images_from
+        return self.points_from == self.file.images_from
 
     @property
     def space(self) -> StatedSpace:
-        """Where the tractogram goes."""
+        """Where a tractogram goes."""
         return StatedSpace(
             self.points_to,
             f"as {self.path.name} brings the tractogram there from {self.points_from}",
@@ -67,8 +94,9 @@ class Warp:
 
     def load(self) -> Transform:
         """Return what moves the points."""
-        images = self.fsl_images or None
-        transform = load_transform(self.path, self.images_from, self.images_to, fsl_images=images)
+        file = self.file
+        images = file.fsl_images or None
+        transform = load_transform(file.path, file.images_from, file.images_to, fsl_images=images)
         return transform.inverse() if self.is_inverted else transform
 
     def parameters(self) -> dict[str, Any]:
@@ -83,7 +111,7 @@ class Warp:
     def to_json(self, report: Mapping[str, int] | None = None) -> dict[str, Any]:
         """Return what is needed to do it again, as JSON values; `WarpedPoints` has the report."""
         said = {"Name": self.path.name, "Path": str(self.path), **self.parameters()}
-        said |= {"ImagesFrom": self.images_from, "ImagesTo": self.images_to}
+        said |= {"ImagesFrom": self.file.images_from, "ImagesTo": self.file.images_to}
         return said | {f"Points{key.title()}": n for key, n in (report or {}).items()}
 
 
@@ -127,83 +155,156 @@ class WarpedPoints:
         return tuple(told)
 
 
-def plan_warp(
-    store: Store,
+def identify_transform(
     path: Path,
-    tractogram: StatedSpace,
     *,
     images_from: str | None = None,
     images_to: str | None = None,
     fsl_images: Sequence[Path] = (),
-) -> Warp:
-    """Decide which way a transform takes a tractogram.
+    source: str = "--transform",
+) -> TransformFile:
+    """Find out between which spaces a transform goes.
 
     Parameters
     ----------
-    store
-        Keeps fingerprints.
     path
-        The transform's file.
-    tractogram
-        Where the tractogram is.
+        Its file.
     images_from, images_to
         Spaces of the moving and of the fixed image; else as a name like
         ``tpl-B_from-A_mode-image_xfm.h5`` says.
     fsl_images
         As for `load_transform`.
+    source
+        Who gave it, for messages.
 
     Raises
     ------
     OptionError
         If there is no such file, or nothing says which spaces it connects.
     SpaceError
-        If its name says otherwise, or the tractogram is in neither space.
+        If its name says otherwise, or both spaces are one.
     """
     if not path.is_file():
-        raise OptionError(f"--transform {path}: there is no such file. Check the path.")
+        raise OptionError(f"{source} {path}: there is no such file. Check the path.")
     start, end = _state_direction(path, images_from, images_to)
-    ours = resolve_space(tractogram.name)
-    if start == end or ours not in (start, end):
+    if start == end:
         raise SpaceError(
-            f"{path.name} connects {start} and {end}, and the tractogram is in {ours} "
-            f"({tractogram.source}). Give a transform between {ours} and the lesions' space, or "
-            "correct --transform-from, --transform-to or --tractogram-space."
+            f"{path.name} is said to go from {start} to {end}, which is one space: correct "
+            "--transform-from or --transform-to."
         )
+    return TransformFile(path, start, end, tuple(fsl_images), source)
+
+
+def configured_transforms(settings: Settings) -> tuple[TransformFile, ...]:
+    """Return the transforms of a configuration file; errors as of `identify_transform`."""
+    found = []
+    for said in settings.transforms:
+        setting = TransformSetting(said) if isinstance(said, str) else said
+        transform = identify_transform(
+            settings.expand("transforms", setting.file),
+            images_from=setting.images_from,
+            images_to=setting.images_to,
+            fsl_images=[settings.expand("transforms", image) for image in setting.images],
+            source=settings.sources["transforms"],
+        )
+        found.append(transform)
+    return tuple(found)
+
+
+def find_warp(
+    store: Store, files: Sequence[TransformFile], points_from: str, points_to: str
+) -> Warp | None:
+    """Return the transform that moves points between two spaces, if there is one.
+
+    A file that moves them so is taken before one that has to be inverted, and an earlier one
+    before a later one.
+    """
+    ends = (resolve_space(points_to), resolve_space(points_from))  # as images go
+    fitting = [file for file in files if {file.images_from, file.images_to} == {*ends}]
+    if not fitting:
+        return None
+    file = min(fitting, key=lambda file: (file.images_from, file.images_to) != ends)
     names = ("transform", "moving", "reference")
     inputs = {
-        name: store.fingerprint(file)
-        for name, file in zip(names, (path, *fsl_images), strict=False)
+        name: store.fingerprint(path)
+        for name, path in zip(names, (file.path, *file.fsl_images), strict=False)
     }
-    other = end if ours == start else start
-    return Warp(path, start, end, ours, other, tuple(fsl_images), inputs)
+    return Warp(file, ends[1], ends[0], inputs)
 
 
-def choose_warp(warp: Warp, lesions: Sequence[StatedSpace | None]) -> Warp | None:
-    """Return the transform if any lesion is elsewhere than the tractogram.
+def plan_warp(store: Store, files: Sequence[TransformFile], tractogram: StatedSpace) -> Warp | None:
+    """Return what takes a tractogram to the only other space that transforms lead to.
+
+    Parameters
+    ----------
+    store
+        Keeps fingerprints.
+    files
+        None: nothing moves.
+    tractogram
+        Where the tractogram is.
 
     Raises
     ------
     SpaceError
-        If lesions are elsewhere, and none is where the transform brings the tractogram.
+        If they lead nowhere from there, or to several spaces.
     """
-    spaces = {resolve_space(space.name): space for space in lesions if space is not None}
-    if warp.points_to in spaces:
-        return warp
-    elsewhere = [space for name, space in spaces.items() if name != warp.points_from]
-    if elsewhere:
+    ours = resolve_space(tractogram.name)
+    ends = [{file.images_from, file.images_to} for file in files]
+    others = {space for pair in ends if ours in pair for space in pair - {ours}}
+    if files and len(others) != 1:
         raise SpaceError(
-            f"{warp.path.name} brings the tractogram from {warp.points_from} to {warp.points_to}, "
-            f"and the lesions are in {elsewhere[0].name} ({elsewhere[0].source}). Give a "
-            f"--transform between {warp.points_from} and {elsewhere[0].name}."
+            f"{'; '.join(map(str, files))}, and the tractogram is in {ours} "
+            f"({tractogram.source}). Give one transform that leads from {ours} to the space that "
+            "is wanted, or correct --transform-from, --transform-to or --tractogram-space."
         )
-    if spaces:
-        logger.warning(
-            "%s is not used: lesions and tractogram are both in %s.",
-            warp.path.name,
-            warp.points_from,
+    return find_warp(store, files, ours, others.pop()) if files else None
+
+
+def choose_warp(
+    store: Store,
+    files: Sequence[TransformFile],
+    tractogram: StatedSpace,
+    lesions: Sequence[StatedSpace | None],
+) -> Warp | None:
+    """Return what takes a tractogram to where lesions are, if any is elsewhere.
+
+    Parameters
+    ----------
+    store, files, tractogram
+        As in `plan_warp`.
+    lesions
+        Space of each, if it is stated.
+
+    Raises
+    ------
+    SpaceError
+        If lesions are elsewhere, transforms are given, and none leads there.
+    """
+    ours = resolve_space(tractogram.name)
+    spaces = {resolve_space(space.name): space for space in lesions if space is not None}
+    elsewhere = [space for name, space in spaces.items() if name != ours]
+    for space in elsewhere:
+        warp = find_warp(store, files, ours, space.name)
+        if warp is not None:
+            return warp
+    if elsewhere and ours not in spaces and files:
+        raise SpaceError(
+            f"{'; '.join(map(str, files))}, and the tractogram is in {ours} "
+            f"({tractogram.source}), the lesions in {elsewhere[0].name} ({elsewhere[0].source}). "
+            f"Give a --transform between {ours} and {elsewhere[0].name}."
         )
-        return None
-    return warp
+    return None
+
+
+def warn_of_unused(files: Sequence[TransformFile], used: Sequence[Warp]) -> None:
+    """Say which transforms of the command line connect nothing that had to be connected."""
+    for file in files:
+        if file.source == "--transform" and file not in [warp.file for warp in used]:
+            logger.warning(
+                "%s is not used: nothing has to be moved between %s and %s.",
+                *(file.path.name, file.images_from, file.images_to),
+            )
 
 
 def write_warped(
@@ -268,7 +369,7 @@ def _state_direction(path: Path, start: str | None, end: str | None) -> tuple[st
         )
     spaces = resolve_space(stated[0]), resolve_space(stated[1])
     for space, name in zip(spaces, named, strict=True):
-        if name is not None and resolve_space(name) != space:
+        if name is not None and _contradicts(name, space):
             raise SpaceError(
                 f"The name of {path.name} says that it resamples images of {named[0]} onto "
                 f"{named[1]}, the options say of {spaces[0]} onto {spaces[1]}. Images are meant, "
@@ -276,6 +377,13 @@ def _state_direction(path: Path, start: str | None, end: str | None) -> tuple[st
                 "in the name, or leave them out."
             )
     return spaces
+
+
+def _contradicts(name: str, space: str) -> bool:
+    try:
+        return resolve_space(name) != space
+    except SpaceError:  # a name like from-MNI is too short to contradict whoever says which one
+        return False
 
 
 def _pieces(counts: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
