@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lacuna.assets.catalog import find_fetched, get_asset, load_catalog
+from lacuna.assets.catalog import ATLASES, find_fetched, get_asset, load_catalog
 from lacuna.assets.fetch import fetch, how_to_get
 from lacuna.errors import OptionError
 from lacuna.geometry.space import resolve_space
@@ -18,6 +18,14 @@ def test_catalog__has_what_users_have():
         "HCP842",
         "HCP1065",
         "GSP1000",
+        "Schaefer2018_100Parcels7Networks",
+        "Schaefer2018_200Parcels7Networks",
+        "Schaefer2018_400Parcels7Networks",
+        "TianSubcortex_3TS1",
+        "TianSubcortex_3TS2",
+        "Yeo2011_7Networks",
+        "DesikanKilliany",
+        "HCP1065_tracts",
         "MNI152NLin6Asym_to_MNI152NLin2009cAsym",
         "MNI152NLin2009cAsym_to_MNI152NLin6Asym",
     }
@@ -25,10 +33,11 @@ def test_catalog__has_what_users_have():
 
 @pytest.mark.parametrize("asset", CATALOG.values(), ids=lambda asset: asset.name)
 def test_asset__is_whole(asset):
-    assert resolve_space(asset.space) == asset.space
+    assert resolve_space(asset.space) == asset.space if asset.space else "--atlas-sp" in asset.how
+    assert (asset.n_regions is not None) == (asset.kind in ATLASES)
     assert all((asset.title, asset.kind, asset.licence, asset.citation, asset.how))
     assert re.fullmatch(r"10\.\d{4,5}/\S+", asset.doi)
-    assert bool(asset.urls) == bool(asset.sha256), "fetchable with both, by hand with neither"
+    assert asset.sha256 or not asset.urls, "an address alone could give anything"
     assert all(url.startswith("https://") for url in asset.urls)
     assert len(set(asset.files)) == len(asset.files)
     assert asset.how in how_to_get(asset)

@@ -12,6 +12,9 @@ import msgspec
 from lacuna.errors import OptionError
 from lacuna.store import Entry
 
+ATLASES = ("parcellation", "tract atlas")
+"""Kinds of images with a table of names; of the second, each tract has a volume of its own."""
+
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Sum = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -35,6 +38,8 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         Where a person finds it, in a sentence.
     size_bytes, n_streamlines
         About; None if that is not known.
+    n_regions
+        Parcels or tracts of an atlas, exactly.
     urls
         Addresses of the first of ``files``, the best first.
     sha256
@@ -52,6 +57,7 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     how: _Text = ""
     size_bytes: int | None = None
     n_streamlines: int | None = None
+    n_regions: int | None = None
     urls: tuple[_Text, ...] = ()
     sha256: _Sum | None = None
 
@@ -89,13 +95,15 @@ def get_asset(name: str) -> Asset:
 def find_fetched(entries: Iterable[Entry], asset: Asset) -> Entry | None:
     """Return the entry that holds an asset, fetched or taken in; the newest of several.
 
+    Its file is ``min(entry.files)``: the table of an atlas, ``.tsv``, comes after its image.
+
     Where its checksum is known, no other file will do.
     """
     held = [
         entry
         for entry in entries
         if entry.product == "download"
-        and entry.files[0] in asset.files
+        and min(entry.files) in asset.files
         and asset.sha256 in (None, entry.meta["key"]["parameters"]["sha256"])
     ]
     return max(held, key=lambda entry: str(entry.meta["made"]), default=None)

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec.structs import replace
 
-from lacuna.assets.catalog import Asset, find_fetched, get_asset
+from lacuna.assets.catalog import ATLASES, Asset, find_fetched, get_asset
 from lacuna.assets.transfer import Patience, Progress, describe_page, download
 from lacuna.config import current_settings
 from lacuna.errors import ChecksumError, FetchError, FormatError, OfflineError, OptionError
@@ -58,7 +58,8 @@ def fetch(
     Returns
     -------
     Entry
-        Its only file is ``entry.path / entry.files[0]``.
+        Its file is ``entry.path / min(entry.files)``; beside that of an atlas lies its table of
+        names, if one lay beside ``source``.
 
     Raises
     ------
@@ -146,9 +147,10 @@ def _read_request(what: str | Asset, sha256: str | None, mirrors: Sequence[str])
     return replace(asset, sha256=sha256 or asset.sha256, urls=(*asset.urls, *mirrors))
 
 
-def _key(asset: Asset, sha256: str, name: str) -> Key:
+def _key(asset: Asset, sha256: str, name: str, table: str = "") -> Key:
     label = f"{asset.name}, {asset.space}" if asset.space else name
-    return Key("download", {"sha256": sha256, "name": name}, label=label)
+    names = {"names": hashlib.sha256(table.encode()).hexdigest()} if table else {}
+    return Key("download", {"sha256": sha256, "name": name, **names}, label=label)
 
 
 def _file_name(url: str) -> str:
@@ -169,6 +171,7 @@ def _take_in(
     fits = [name for name in asset.files if path.name.lower().endswith(_ending(name))]
     if asset.sha256 is None:
         _look_at(path, asset, fits, force=force)
+    table = _read_names(path, asset) if asset.kind in ATLASES else ""
     name = (fits or asset.files)[0]
     sha256 = asset.sha256 or _copy(path, Path(os.devnull), f"{name} (checking)", tell)
 
@@ -179,8 +182,35 @@ def _take_in(
                 f"{path} is not {asset.name}: its SHA-256 is {found}, not {sha256}. Download it "
                 "again, or wait until it is copied whole."
             )
+        if table:
+            beside = name.removesuffix(_ending(name)) + ".tsv"
+            (directory / beside).write_text(table, encoding="utf-8")
 
-    return store.get_or_make(_key(asset, sha256, name), make, expected_bytes=path.stat().st_size)
+    key = _key(asset, sha256, name, table)
+    return store.get_or_make(key, make, expected_bytes=path.stat().st_size)
+
+
+def _read_names(path: Path, asset: Asset) -> str:
+    """Return the table of names beside an atlas, as it is kept; refuse an atlas of other regions.
+
+    Nothing if there is no table.
+    """
+    from lacuna.formats.atlas import find_table, load_atlas
+    from lacuna.formats.tracts import load_tract_atlas
+
+    if asset.kind == ATLASES[False]:
+        atlas = load_atlas(path)
+        names, numbers = atlas.names, atlas.numbers.tolist()
+    else:
+        names = load_tract_atlas(path).names
+        numbers = list(range(1, len(names) + 1))
+    if asset.n_regions not in (None, len(names)):
+        raise FormatError(
+            f"{path} is not {asset.name}: it has {len(names)} regions, not {asset.n_regions}. "
+            "Give the file of that name, as `lacuna fetch` without --from says."
+        )
+    rows = [f"{number}\t{name}" for number, name in zip(numbers, names, strict=True)]
+    return "\n".join(["index\tname", *rows, ""]) if find_table(path) else ""
 
 
 def _look_at(path: Path, asset: Asset, fits: Sequence[str], *, force: bool) -> None:

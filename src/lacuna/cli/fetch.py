@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             progress=progress,
         )
-    path = entry.path / entry.files[0]
+    path = entry.path / min(entry.files)
     if args.json:
         facts = {"path": path, "size_bytes": entry.size_bytes, "label": entry.label}
         print_json({**facts, "sha256": entry.meta["key"]["parameters"]["sha256"]})
@@ -79,7 +79,7 @@ def _list(args: argparse.Namespace, store: Any) -> int:
     rows, facts = [("name", "kind", "space", "size", "state")], []
     for asset in load_catalog().values():
         held = find_fetched(entries, asset)
-        path = held and str(held.path / held.files[0])
+        path = held and str(held.path / min(held.files))
         facts.append(msgspec.to_builtins(asset) | {"path": path})
         state = path or ("can be fetched" if asset.is_fetchable else "to be downloaded by hand")
         size = held.size_bytes if held else asset.size_bytes

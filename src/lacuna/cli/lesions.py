@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lacuna.cli.options import add_threads, positive, size
-from lacuna.cli.tractogram import option_as_space
+from lacuna.cli.tractogram import find_asset_file, option_as_space
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
+    from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.batch import Outcome
     from lacuna.workflow.damage import OpenedAtlas
     from lacuna.workflow.workers import Crew
@@ -62,15 +63,16 @@ def add_atlases(group: argparse._ActionsContainer) -> None:
         "--atlas",
         action="append",
         default=[],
-        metavar="FILE[:TABLE]",
-        help="label image, and its table of names if that does not lie beside it; repeatable",
+        metavar="NAME|FILE[:TABLE]",
+        help="a fetched NAME, or a label image, and its table of names if that does not lie "
+        "beside it; repeatable",
     )
     group.add_argument(
         "--tract-atlas",
         action="append",
         default=[],
-        metavar="FILE[:TABLE]",
-        help="image with a volume of probabilities for each tract; repeatable",
+        metavar="NAME|FILE[:TABLE]",
+        help="likewise an image with a volume of probabilities for each tract; repeatable",
     )
     group.add_argument("--atlas-space", metavar="S", help="space of atlases that do not say")
 
@@ -81,14 +83,38 @@ def open_atlases(args: argparse.Namespace) -> "tuple[OpenedAtlas, ...]":
 
     return tuple(
         open_atlas(
-            *split_table(text),
-            default_space=option_as_space(args, "atlas_space"),
+            image,
+            table,
+            default_space=space,
             has_tracts=has_tracts,
             strict=args.strict,
         )
         for texts, has_tracts in ((args.atlas, False), (args.tract_atlas, True))
         for text in texts
+        for image, table, space in [_locate_atlas(args, text, has_tracts=has_tracts)]
     )
+
+
+def _locate_atlas(
+    args: argparse.Namespace, text: str, *, has_tracts: bool
+) -> "tuple[Path, Path | None, StatedSpace | None]":
+    """Return image, table and space of an atlas; a file comes before a name in the catalogue."""
+    from lacuna.assets.catalog import ATLASES, load_catalog
+    from lacuna.geometry.space import StatedSpace
+
+    space = option_as_space(args, "atlas_space")
+    asset = None if Path(text).exists() else load_catalog().get(text)
+    if asset is None:
+        return *split_table(text), space
+    wanted = ATLASES[has_tracts]
+    if asset.kind != wanted:
+        option = {ATLASES[False]: "--atlas", ATLASES[True]: "--tract-atlas"}.get(asset.kind)
+        raise OptionError(
+            f"{text} is a {asset.kind}, no {wanted}: "
+            + (f"give it as {option}." if option else "`lacuna fetch --list` shows what there is.")
+        )
+    known = StatedSpace(asset.space, "Lacuna's catalogue") if asset.space else space
+    return find_asset_file(args, asset), None, known
 
 
 def add_care(group: argparse._ActionsContainer) -> None:

@@ -6,15 +6,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lacuna.cli.lesions import add_atlases, open_atlases
 from lacuna.cli.options import add_threads, print_json, print_table
 from lacuna.cli.tractogram import (
     add_index_options,
+    find_space,
     find_tractogram,
     find_warp,
     report_grid,
     show_progress,
 )
+
+if TYPE_CHECKING:
+    from lacuna.geometry.space import StatedSpace
+    from lacuna.workflow.products import OpenedIndex
 
 
 def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -27,6 +34,8 @@ def add_actions(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="a .tck, .trk or .trx, or a fetched NAME",
     )
     add_index_options(warm)
+    add_atlases(warm)
+    warm.set_defaults(strict=False)
     add_threads(warm)
     warm.add_argument(
         "--kernels",
@@ -57,13 +66,33 @@ def _warm(args: argparse.Namespace) -> int:
             threads=args.settings.num_threads,
             progress=progress,
         )
+    keys = dict(opened.keys) | _assign(args, opened, warp.space if warp else find_space(args, path))
     if args.json:
-        print_json({"tractogram": path, "built": opened.built, "entries": dict(opened.keys)})
+        print_json({"tractogram": path, "built": opened.built, "entries": keys})
     else:
         state = "built" if opened.built else "was there"
         print(f"{path}: {opened.n_streamlines} streamlines, index {state}")
-        print_table((product, digest[:12]) for product, digest in opened.keys.items())
+        print_table((product, digest[:12]) for product, digest in keys.items())
     return 0
+
+
+def _assign(
+    args: argparse.Namespace, opened: "OpenedIndex", space: "StatedSpace | None"
+) -> dict[str, str]:
+    """Find out which parcels of each atlas the streamlines join; return the entries."""
+    atlases = open_atlases(args)
+    if not atlases:
+        return {}
+    from lacuna.workflow.damage import check_atlases
+    from lacuna.workflow.lesion import require_space
+    from lacuna.workflow.measures import open_measures
+    from lacuna.workflow.stores import open_store
+
+    name = opened.file.path.name
+    space = require_space(space, name, "--tractogram-space", "the tractogram")
+    check_atlases(atlases, space, name)
+    store, threads = open_store(args.settings), args.settings.num_threads
+    return dict(open_measures(store, opened, atlases, threads=threads).keys)
 
 
 def _ship_kernels(args: argparse.Namespace) -> None:
