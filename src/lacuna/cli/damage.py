@@ -13,6 +13,7 @@ from lacuna.cli.lesions import (
     add_choice,
     add_input,
     add_move_lesions,
+    add_report,
     choose_crew,
     conclude,
     open_atlases,
@@ -61,6 +62,7 @@ def add_damage(analyses: Any) -> None:
     add_move_lesions(how, "first atlas")
     add_care(how)
     out = parser.add_argument_group("what is written")
+    add_report(out)
     add_again(out)
     parser.set_defaults(analysis=run_damage)
 
@@ -70,6 +72,7 @@ def run_damage(args: argparse.Namespace) -> int:
     from functools import partial
 
     from lacuna.bids.dataset import find_lesions
+    from lacuna.cli.pages import Pages
     from lacuna.workflow.batch import Choices, lesion_spaces, work_through
     from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
     from lacuna.workflow.stores import open_store
@@ -93,12 +96,14 @@ def run_damage(args: argparse.Namespace) -> int:
     )
     fingerprint = open_store(args.settings).fingerprint
     plan = plan_damage(listing, args.output_dir, record, choices)
-    plan = plan.resume(fingerprint, overwrite=args.overwrite)
+    details = {"Report": not args.no_report}
+    plan = plan.resume(fingerprint, details, overwrite=args.overwrite)
     say(args, str(plan))
     if args.dry_run:
         return 0
+    report = None if args.no_report else Pages(record.atlases)
     tell = print_rows(COLUMNS)
-    work = partial(damage_lesion, plan)
+    work = partial(damage_lesion, plan, report=report)
     outcomes = work_through(plan, work, crew=crew, on_outcome=tell)
     return conclude(args, outcomes, plan.output_dir)
 

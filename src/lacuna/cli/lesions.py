@@ -117,6 +117,11 @@ def _locate_atlas(
     return find_asset_file(args, asset), None, known
 
 
+def add_report(group: argparse._ActionsContainer) -> None:
+    """Add ``--no-report``."""
+    group.add_argument("--no-report", action="store_true", help="no page per participant")
+
+
 def add_care(group: argparse._ActionsContainer) -> None:
     """Add ``--strict``, and how many threads and processes work."""
     group.add_argument("--strict", action="store_true", help="refuse what is merely suspicious")

@@ -17,6 +17,7 @@ from lacuna.cli.lesions import (
     add_choice,
     add_input,
     add_move_lesions,
+    add_report,
     choose_crew,
     conclude,
     open_atlases,
@@ -122,6 +123,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     out = parser.add_argument_group("what is written")
     out.add_argument("--save-streamlines", choices=["tck", "trx"], help="the streamlines cut, too")
     out.add_argument("--no-figures", action="store_true", help="no PNG per lesion")
+    add_report(out)
     out.add_argument(
         "--template",
         type=Path,
@@ -258,7 +260,11 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     background = {args.template.name: store.fingerprint(args.template)} if template else None
     plan = plan_batch(listing, args.output_dir, record, choices).resume(
         store.fingerprint,
-        {"Figures": not args.no_figures, "Template": None if args.no_figures else background},
+        {
+            "Figures": not args.no_figures,
+            "Report": not args.no_report,
+            "Template": None if args.no_figures and args.no_report else background,
+        },
         inputs={str(path): record.fingerprint},
         overwrite=args.overwrite,
     )
@@ -309,9 +315,15 @@ def _execute(
     crew: "Crew",
     tell: "Callable[[Outcome], None] | None",
 ) -> Finished:
+    from dataclasses import replace
+
+    from lacuna.cli.pages import Pages
     from lacuna.workflow.batch import work_through
 
     plan, opened, work, index_seconds = _open(args, ready, crew.threads)
+    if not args.no_report:
+        pages = Pages(ready.atlases, plan.record, ready.template, index_seconds=index_seconds)
+        work = replace(work, report=pages)
     start = time.perf_counter()
     outcomes = work_through(plan, work, crew=crew, on_outcome=tell)
     return Finished(plan, opened, outcomes, index_seconds, time.perf_counter() - start)

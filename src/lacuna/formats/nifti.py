@@ -256,16 +256,27 @@ def save_map(
     path = Path(path)
     if array.shape != grid.shape:
         raise GridError(f"An array of shape {array.shape} does not fit a grid of {grid.shape}.")
-    kind = "<u1" if array.dtype in (np.bool_, np.uint8) else "<i4"
-    stored = np.asarray(array, kind if array.dtype.kind in "biu" else "<f4")
-    content = _header(grid, stored.dtype, code) + stored.tobytes(order="F")
+    content = encode_map(array, grid, code=code)
     if path.suffix == ".gz":
         content = gzip.compress(content, GZIP_LEVEL, mtime=0)
     with replacing(path) as stream:
         stream.write(content)
 
 
-def _header(grid: Grid, dtype: np.dtype[Any], code: int) -> bytes:
+def encode_map(array: NDArray[Any], grid: Grid, *, code: int = 2, slope: float = 1) -> bytes:
+    """Return an uncompressed NIfTI file; parameters as in `save_map`.
+
+    Parameters
+    ----------
+    slope
+        What readers multiply the stored numbers with.
+    """
+    kind = "<u1" if array.dtype in (np.bool_, np.uint8) else "<i4"
+    stored = np.asarray(array, kind if array.dtype.kind in "biu" else "<f4")
+    return _header(grid, stored.dtype, code, slope) + stored.tobytes(order="F")
+
+
+def _header(grid: Grid, dtype: np.dtype[Any], code: int, slope: float) -> bytes:
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_dtype(dtype)
     header.set_data_shape(grid.shape)
@@ -275,7 +286,7 @@ def _header(grid: Grid, dtype: np.dtype[Any], code: int) -> bytes:
     # A qform cannot hold shears: without a code nobody reads it.
     if not Grid(grid.shape, header.get_qform()).is_same(grid):
         header["qform_code"] = 0
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["scl_slope"], header["scl_inter"] = slope, 0
     header["magic"], header["vox_offset"] = b"n+1", 352
     return bytes(header.binaryblock) + bytes(4)
 

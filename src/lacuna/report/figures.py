@@ -207,8 +207,8 @@ def _draw(
     FigureCanvasAgg(figure)
     colours = _colours(LinearSegmentedColormap)
     scale = ScalarMappable(Normalize(0, limit), colours)
-    low, high = _box([values, background.image, *([lesion] if lesion else [])])
-    planes = _Planes(values, background, lesion, low, high, scale, _grey_range(background))
+    low, high = bounding_box([values, background.image, *([lesion] if lesion else [])])
+    planes = _Planes(values, background, lesion, low, high, scale, grey_range(background))
 
     top = figure.add_gridspec(1, 3, left=0.01, right=0.9, top=0.93, bottom=0.52, wspace=0.02)
     for column, axis in enumerate((2, 1, 0)):
@@ -279,7 +279,7 @@ def _colours(colormap: Any) -> Any:
     return colormap.from_list("lacuna", inferno)
 
 
-def _box(images: list[Volume]) -> tuple[FloatArray, FloatArray]:
+def bounding_box(images: list[Volume]) -> tuple[FloatArray, FloatArray]:
     """Return the corners of the box around everything that is not 0, mm RAS+."""
     corners = []
     for image in images:
@@ -293,7 +293,8 @@ def _box(images: list[Volume]) -> tuple[FloatArray, FloatArray]:
     return everything.min(axis=0) - MARGIN_MM, everything.max(axis=0) + MARGIN_MM
 
 
-def _grey_range(background: Background) -> tuple[float, float]:
+def grey_range(background: Background) -> tuple[float, float]:
+    """Return what is drawn black and white; of counts, on their logarithmic scale."""
     array = background.image.array
     filled = array[array > 0]
     if not filled.size:

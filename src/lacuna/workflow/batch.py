@@ -67,6 +67,9 @@ Done = tuple[dict[str, Any], tuple[str, ...]]
 Draw = Callable[[Disconnection, Lesion, str], bytes]
 """Makes the PNG of a result; the text is the lesion's name for people."""
 
+Report = Callable[[LesionOutputs, Lesion, Disconnection | None, float], None]
+"""Writes the report of a lesion whose results stand; the number is when the work on it began."""
+
 Measure = Callable[
     [Disconnection, Lesion, LesionOutputs, Mapping[str, Any]],
     Mapping[str, tuple[Any, Mapping[str, Any]]],
@@ -371,6 +374,8 @@ class LesionWork:
         with ``__call__``.
     threads
         For each lesion; results do not depend on it.
+    report
+        Writes the report, once everything else stands.
     """
 
     plan: BatchPlan[RunRecord]
@@ -379,6 +384,7 @@ class LesionWork:
     measure: Measure | None = None
     draw: Draw | None = None
     threads: int = 1
+    report: Report | None = None
 
     def __call__(self, outputs: LesionOutputs) -> Done:
         """Cut with one lesion, and write its results; return its summary and warnings."""
@@ -522,6 +528,7 @@ def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
 
 def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     choices, record, index = work.plan.choices, work.plan.record, work.index
+    started = time.perf_counter()
     table = outputs.path("summary", "stats", ".tsv")
     # An earlier run's table would vouch for files that this run fails to write.
     table.unlink(missing_ok=True)
@@ -554,6 +561,8 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     summary |= {name: value for name, (value, _) in further.items()}
     described = summary_columns() | {name: text for name, (_, text) in further.items()}
     write_table(table, {name: [value] for name, value in summary.items()}, described)
+    if work.report is not None:
+        work.report(outputs, lesion, result, started)
     return summary, warnings
 
 

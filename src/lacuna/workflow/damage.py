@@ -4,6 +4,7 @@ Atlases are opened once, checked against each other, and asked by every lesion.
 """
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from lacuna.geometry.parcellation import Parcellation
 from lacuna.geometry.space import StatedSpace
 from lacuna.geometry.tract_atlas import TractAtlas
 from lacuna.store import Store
-from lacuna.workflow.batch import BatchPlan, Choices, Done, screen
+from lacuna.workflow.batch import BatchPlan, Choices, Done, Report, screen
 from lacuna.workflow.lesion import (
     Lesion,
     require_space,
@@ -298,8 +299,11 @@ def plan_damage(
     return BatchPlan(record, listing, outputs, refused, choices, ("summary", "stats", ".tsv"))
 
 
-def damage_lesion(plan: BatchPlan[DamageRecord], outputs: LesionOutputs) -> Done:
+def damage_lesion(
+    plan: BatchPlan[DamageRecord], outputs: LesionOutputs, *, report: Report | None = None
+) -> Done:
     """Write what one lesion takes of every atlas; return its summary and warnings."""
+    started = time.perf_counter()
     record, choices, name = plan.record, plan.choices, outputs.lesion.path.name
     table = outputs.path("summary", "stats", ".tsv")
     # An earlier run's table would vouch for files that this run fails to write.
@@ -326,6 +330,8 @@ def damage_lesion(plan: BatchPlan[DamageRecord], outputs: LesionOutputs) -> Done
     columns = {key: words()["summary"][key] for key in summary} | words()["summary_of_damage"]
     summary |= {"n_regions_damaged": sum(n_damaged), "space": outputs.space}
     write_table(table, {key: [value] for key, value in summary.items()}, columns)
+    if report is not None:
+        report(outputs, lesion, None, started)
     return summary, warnings
 
 

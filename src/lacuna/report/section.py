@@ -1,0 +1,513 @@
+"""The part of a participant's page that is about one lesion.
+
+Numbers are read back from the tables and sidecars that were written, so that they cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lacuna.bids.dataset import read_sidecar
+from lacuna.bids.derivatives import LesionOutputs
+from lacuna.bids.tables import read_table
+from lacuna.geometry.grid import FloatArray, IntArray
+from lacuna.geometry.parcellation import Parcellation
+from lacuna.report.figures import Background, Volume, lesion_centre, sample
+from lacuna.report.methods import methods
+from lacuna.report.page import (
+    Section,
+    copyable,
+    facts,
+    figure,
+    format_number,
+    table,
+    warning,
+)
+from lacuna.report.pictures import Scene, bars, glass_brain, heights_of, matrix, scale_bar
+from lacuna.report.viewer import embed, encode_lesion, encode_shares, encode_streamlines
+
+N_TOP = 15
+"""Rows of a table, and bars, that a page shows; the files hold all."""
+
+N_PAIRS = 30
+"""Pairs of parcels that are drawn and listed."""
+
+VIEWS = (
+    '<label>View <select name="view"><option value="3">planes and 3-D</option>'
+    '<option value="4">3-D</option><option value="0">axial</option>'
+    '<option value="1">coronal</option><option value="2">sagittal</option></select></label>'
+)
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class CutResults:
+    """What only a lesion upon a tractogram has.
+
+    Parameters
+    ----------
+    shares
+        Disconnection where it is covered, else 0.
+    visited
+        Streamlines through each voxel.
+    points, offsets
+        Some of the streamlines cut, as in `encode_streamlines`.
+    box_mm
+        Lower and upper corner of the tractogram, mm RAS+.
+    """
+
+    shares: Volume
+    visited: Volume
+    points: FloatArray
+    offsets: IntArray
+    box_mm: tuple[FloatArray, FloatArray]
+
+
+@dataclass(frozen=True, eq=False)
+class LesionReport:
+    """A lesion whose results have been written, and what is drawn of it.
+
+    Parameters
+    ----------
+    outputs
+        Where they are.
+    lesion
+        As it was used.
+    background
+        Beneath the lesion.
+    packed
+        The background for the viewer, as `embed` makes it.
+    parcellations
+        Atlases with parcels that were asked.
+    tract_atlases
+        Names of those with tracts.
+    cut
+        What the tractogram told; none without one.
+    sources
+        Citation and DOI of the tractogram.
+    seconds
+        Time that was taken, by what for.
+    """
+
+    outputs: LesionOutputs
+    lesion: Volume
+    background: Background
+    packed: str
+    parcellations: Sequence[Parcellation] = ()
+    tract_atlases: Sequence[str] = ()
+    cut: CutResults | None = None
+    sources: Sequence[tuple[str, str]] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def anchor(self) -> str:
+        """Of the section, unique on the page."""
+        stem = self.outputs.path("summary", "stats", ".tsv").name
+        return stem.removesuffix("_desc-summary_stats.tsv").replace("+", "-")
+
+    @cached_property
+    def said(self) -> Mapping[str, Any]:
+        """Sidecar of the lesion."""
+        return read_sidecar(self.outputs.lesion_path(".json"))
+
+    @cached_property
+    def summary(self) -> Row:
+        """Cells of the summary table, by column."""
+        return self.rows("summary")[0]
+
+    def rows(self, desc: str, seg: str = "") -> list[Row]:
+        """Return the rows of a table that was written, by column."""
+        found = read_table(self.outputs.path(desc, "stats", ".tsv", seg=seg))
+        return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
+
+    def link(self, path: Path) -> str:
+        """Return a link to a file of the dataset, from its root, as HTML."""
+        place = path.relative_to(self.outputs.output_dir).as_posix()
+        return f'<a href="{escape(place)}">{escape(path.name)}</a>'
+
+
+def build_section(report: LesionReport) -> Section:
+    """Return everything about one lesion."""
+    name = report.outputs.lesion.path.name
+    parts = [("lesion", "Lesion", _lesion(report))]
+    if report.cut is not None:
+        parts.append(("disconnection", "Disconnection", _disconnection(report, report.cut)))
+    parts.append(("viewer", "In three dimensions", _viewer(report)))
+    if report.cut is not None and report.outputs.path("tracts", "stats", ".tsv").exists():
+        parts.append(("tracts", "Tracts", _tracts(report)))
+    parts += [
+        (f"atlas-{atlas.name}", f"Atlas {atlas.name}", _atlas(report, atlas))
+        for atlas in report.parcellations
+    ]
+    parts += [
+        (f"atlas-{seg}", f"Atlas {seg}", _tract_atlas(report, seg)) for seg in report.tract_atlases
+    ]
+    names = [*(atlas.name for atlas in report.parcellations), *report.tract_atlases]
+    text = methods(report.said, report.summary, names, report.sources)
+    text = copyable(text, f"{report.anchor}-text", "Copy methods and references")
+    parts.append(("methods", "Methods and references", text))
+    parts.append(("provenance", "How it was made", _provenance(report)))
+    body = "".join(
+        f'<section id="{escape(report.anchor)}-{escape(key)}"><h3>{escape(title)}</h3>{html}'
+        "</section>\n"
+        for key, title, html in parts
+    )
+    warnings = "".join(warning(text) for text in report.said["Warnings"])
+    html = (
+        f'<section class="lesion" id="{escape(report.anchor)}"><h2>{escape(name)}</h2>\n'
+        f"{warnings}{_facts(report)}\n{body}</section>"
+    )
+    listed = tuple((f"{report.anchor}-{key}", title) for key, title, _ in parts)
+    return Section(report.anchor, _title(report), html, listed)
+
+
+def encode_section(section: Section) -> str:
+    """Return a section as a file of its own, from which `decode_section` makes it again."""
+    said = {"anchor": section.anchor, "title": section.title, "parts": section.parts}
+    # Two hyphens would end the comment.
+    head = json.dumps(said).replace("-", "\\u002d")
+    return f"<!-- {head} -->\n{section.html}\n"
+
+
+def decode_section(text: str) -> Section:
+    """Return a section from its file."""
+    head, _, html = text.partition("\n")
+    said = json.loads(head.removeprefix("<!-- ").removesuffix(" -->"))
+    parts = tuple((anchor, title) for anchor, title in said["parts"])
+    return Section(said["anchor"], said["title"], html.rstrip("\n"), parts)
+
+
+def _title(report: LesionReport) -> str:
+    entities = report.outputs.lesion.entities
+    told = [f"{k}-{v}" for k, v in entities.items() if k not in ("sub", "space", "res", "desc")]
+    return " ".join(told) or "Lesion"
+
+
+def _facts(report: LesionReport) -> str:
+    row, lesion = report.summary, report.said["Lesion"]
+    centre = ", ".join(format_number(row[f"centre_{axis}_mm"], 3) for axis in "xyz")
+    items = [
+        ("Volume", f"{format_number(float(row['volume_mm3']) / 1000)} ml", _mm3(row["volume_mm3"])),
+        ("Side", row["side"], "a flipped image cannot be seen from here"),
+        ("Centre of mass", f"{centre} mm", "x to the right, y to the front, z up"),
+        ("Space", lesion["Space"], f"stated by {lesion['SpaceStatedBy']}"),
+    ]
+    if report.cut is not None:
+        cut = format_number(row["n_cut"]), format_number(row["n_streamlines"])
+        pct = format_number(row["disconnected_pct"])
+        of_all = f"{format_number(100 * float(row['cut_fraction']))} % of {cut[1]}"
+        voxels = format_number(row["n_covered_voxels"])
+        inside, visited = (100 * (1 - x) for x in _shares_within(report.lesion, report.cut))
+        items += [
+            ("Streamlines cut", cut[0], of_all),
+            ("Mean disconnection", f"{pct} %", f"of {voxels} voxels with enough streamlines"),
+            ("Lesion beyond the streamlines", f"{visited:.1f} %", "of its voxels"),
+            ("Outside the tractogram's box", f"{inside:.1f} %", "of its voxels"),
+        ]
+    else:
+        items.append(("Regions touched", row["n_regions_damaged"], "over all atlases"))
+        for atlas in report.parcellations:
+            lesioned = sum(float(r["lesioned_mm3"]) for r in report.rows("damage", atlas.name))
+            share = 100 * max(0.0, 1 - lesioned / float(row["volume_mm3"]))
+            items.append(
+                (f"Outside all parcels of {atlas.name}", f"{share:.1f} %", "of its volume")
+            )
+    return facts(items)
+
+
+def _mm3(value: str) -> str:
+    return f"{format_number(value)} mm³"
+
+
+def _shares_within(lesion: Volume, cut: CutResults) -> tuple[float, float]:
+    """Return which share of the lesion's voxels is in the box, and where streamlines run."""
+    centres = lesion.grid.to_world(np.argwhere(lesion.array))
+    low, high = cut.box_mm
+    inside = ((centres >= low) & (centres <= high)).all(axis=1)
+    return float(inside.mean()), float((sample(cut.visited, centres) > 0).mean())
+
+
+def _lesion(report: LesionReport) -> str:
+    row, scene = report.summary, Scene(report.background, report.lesion)
+    what = (
+        f"Outline of the lesion, {_mm3(row['volume_mm3'])}, {row['side']}, centre of mass at x "
+        f"{format_number(row['centre_x_mm'])}, y {format_number(row['centre_y_mm'])}, z "
+        f"{format_number(row['centre_z_mm'])} mm"
+    )
+    heights = heights_of(report.lesion, 8, percentiles=(1, 99))
+    across = f"{what}, on 8 axial slices from z = {heights[0]:.0f} to {heights[-1]:.0f} mm."
+    planes = scene.planes(lesion_centre(report.lesion), f"{what}, on three planes through it.")
+    ground = f"Background: {report.background.caption.rstrip('.')}."
+    said = (
+        "The lesion (outlined) on axial, coronal and sagittal planes through the lesioned voxel "
+        f"nearest to its centre of mass, and on axial planes over its height. Left is left. "
+        f"{ground}"
+    )
+    return figure(planes + scene.mosaic(heights, across), said)
+
+
+def _disconnection(report: LesionReport, cut: CutResults) -> str:
+    row = report.summary
+    scene = Scene(report.background, report.lesion, cut.shares)
+    heights = heights_of(cut.shares, 16, percentiles=(2, 98))
+    alt = (
+        f"Map of disconnection on 16 axial slices from z = {heights[0]:.0f} to "
+        f"{heights[-1]:.0f} mm: mean {format_number(row['disconnected_pct'])} % of the covered "
+        f"voxels; {_mm3(row['disconnected_mm3_thr50'])} have lost half of their streamlines."
+    )
+    three = scene.planes(lesion_centre(report.lesion), f"{alt} Three planes through the lesion.")
+    said = (
+        "Share of the streamlines through each voxel that the lesion cuts, drawn where at least "
+        f"{row['min_tdi']} streamlines pass; the lesion is outlined. Left is left."
+    )
+    bar = scale_bar("share of streamlines disconnected")
+    limits = [
+        (f"at least {name}", format_number(row[f"disconnected_mm3_{column}"]))
+        for name, column in (("1 %", "thr01"), ("10 %", "thr10"), ("50 %", "thr50"))
+    ]
+    volumes = table(
+        ["streamlines lost", "volume (mm³)"],
+        limits,
+        caption="Volume of the covered voxels. It grows with the tractogram: compare within one.",
+    )
+    return figure(three + scene.mosaic(heights, alt) + bar, said) + volumes
+
+
+def _viewer(report: LesionReport) -> str:
+    anchor, cut = f"{report.anchor}-view", report.cut
+    parts = [report.packed, embed("lesion", encode_lesion(report.lesion))]
+    shown = "lesion (blue)"
+    controls = [
+        VIEWS,
+        _slider("background", "Background", 1),
+        _slider("lesion", "Lesion", 0.7),
+    ]
+    if cut is not None:
+        n = len(cut.offsets) - 1
+        parts.append(embed("map", encode_shares(cut.shares)))
+        controls.append(_slider("map", "Disconnection", 0.9))
+        shown += ", disconnection (violet to yellow: 0 to 1)"
+        if n:
+            parts.append(embed("streamlines", encode_streamlines(cut.points, cut.offsets)))
+            shown += (
+                f" and {format_number(n)} of the {format_number(report.summary['n_cut'])} "
+                "streamlines cut, chosen evenly and with fewer points"
+            )
+            controls.append(
+                '<label><input type="checkbox" name="streamlines" checked> streamlines</label>'
+                '<label>coloured <select name="colours"><option value="Fixed">alike</option>'
+                '<option value="Local">by direction</option></select></label>'
+            )
+    controls.append('<label><input type="checkbox" name="clip"> cut open</label>')
+    centre = " ".join(f"{x:.1f}" for x in lesion_centre(report.lesion))
+    alt = f"Interactive view of the {shown}."
+    box = (
+        f'<div class="viewer screen" id="{escape(anchor)}" data-centre="{centre}" '
+        f'data-side="{escape(report.summary["side"])}">'
+        f'<canvas tabindex="0" role="img" aria-label="{escape(alt)}"></canvas>'
+        "<p>The interactive view needs JavaScript and WebGL 2.</p>"
+        f"{''.join(parts)}</div>"
+        f'<div class="controls" data-for="{escape(anchor)}" hidden>{"".join(controls)}</div>'
+    )
+    said = (
+        f"Interactive view: {shown}. Click and drag; scroll to move through slices. By direction: "
+        "red left–right, green front–back, blue up–down. Drawn by NiiVue on the background's "
+        "grid; numbers come from the lesion's own. On paper, see the other figures."
+    )
+    return figure(box, said)
+
+
+def _slider(name: str, label: str, value: float) -> str:
+    return (
+        f'<label>{label} <input type="range" name="{name}" min="0" max="1" step="0.05" '
+        f'value="{value}"></label>'
+    )
+
+
+def _top(rows: Sequence[Row], column: str, then: str) -> list[Row]:
+    """Return the rows with the highest numbers above 0; of equals those with more of another."""
+    known = [row for row in rows if row[column] != "n/a" and float(row[column]) > 0]
+    return sorted(known, key=lambda row: (-float(row[column]), -float(row[then])))[:N_TOP]
+
+
+def _ranking(
+    report: LesionReport, rows: Sequence[Row], by: str, shown: Mapping[str, str], path: Path
+) -> str:
+    """Return bars and a table of the rows that lost most; a share, its part and its whole first."""
+    _, part, whole, *_ = shown
+    top, what = _top(rows, by, part), shown[by]
+    if not top:
+        return f'<p class="note">None of {len(rows)} has lost anything. {report.link(path)}</p>'
+    shares = [float(row[by]) for row in top]
+    labels = [
+        f"{format_number(100 * share)} % "
+        f"({format_number(row[part])} of {format_number(row[whole])})"
+        for share, row in zip(shares, top, strict=True)
+    ]
+    told = "; ".join(f"{row['name']} {label}" for row, label in zip(top, labels, strict=True))
+    n = sum(row[by] not in ("n/a", "0") for row in rows)
+    alt = f"Bars of {what} of the {len(top)} that lost most of {len(rows)}: {told}."
+    drawn = bars([row["name"] for row in top], shares, alt, labels=labels)
+    most = f"the {len(top)} highest of {n}" if n > len(top) else f"all {n}"
+    said = f"{what.capitalize()}: {most} above 0, of {len(rows)} in all."
+    listed = table(
+        ["name", *shown.values()],
+        [[row["name"], *(format_number(row[column], 4) for column in shown)] for row in top],
+        caption=said,
+    )
+    return (
+        f"{figure(drawn, said)}<details><summary>The same as a table</summary>{listed}"
+        f"<p>All of them: {report.link(path)}</p></details>"
+    )
+
+
+def _tracts(report: LesionReport) -> str:
+    shown = {
+        "disconnection": "share of streamlines cut",
+        "n_cut": "streamlines cut",
+        "n_streamlines": "streamlines",
+    }
+    path = report.outputs.path("tracts", "stats", ".tsv")
+    return _ranking(report, report.rows("tracts"), "disconnection", shown, path)
+
+
+def _tract_atlas(report: LesionReport, seg: str) -> str:
+    shown = {
+        "damage": "share of volume lesioned",
+        "lesioned_mm3": "lesioned (mm³)",
+        "volume_mm3": "volume (mm³)",
+        "max_probability": "highest probability",
+    }
+    path = report.outputs.path("tractoverlap", "stats", ".tsv", seg=seg)
+    return _ranking(report, report.rows("tractoverlap", seg), "damage", shown, path)
+
+
+def _atlas(report: LesionReport, atlas: Parcellation) -> str:
+    seg, parts = atlas.name, []
+    if report.cut is not None:
+        unassigned = report.summary.get(f"unassigned_{seg}", "n/a")
+        if unassigned != "n/a":
+            share = format_number(100 * float(unassigned))
+            parts.append(
+                f"<p>{share} % of all streamline ends are within 4 mm of no parcel, and count "
+                "for none.</p>"
+            )
+        path = report.outputs.path("parcels", "stats", ".tsv", seg=seg)
+        shown = {
+            "disconnection": "share of connections lost",
+            "cut": "cut",
+            "total": "streamlines to other parcels",
+        }
+        parts += ["<h4>Parcels by disconnection</h4>"]
+        parts.append(_ranking(report, report.rows("parcels", seg), "disconnection", shown, path))
+        parts.append(_pairs(report, atlas))
+    path = report.outputs.path("damage", "stats", ".tsv", seg=seg)
+    shown = {
+        "damage": "share of volume lesioned",
+        "lesioned_mm3": "lesioned (mm³)",
+        "volume_mm3": "volume (mm³)",
+    }
+    parts += ["<h4>Parcels by damage</h4>"]
+    parts.append(_ranking(report, report.rows("damage", seg), "damage", shown, path))
+    return "".join(parts)
+
+
+def read_matrix(path: Path) -> FloatArray:
+    """Return a matrix that was written, not-a-number where it says ``n/a``."""
+    cells = [row[1:] for row in read_table(path).rows]
+    return np.array([[np.nan if c == "n/a" else float(c) for c in row] for row in cells])
+
+
+def _pairs(report: LesionReport, atlas: Parcellation) -> str:
+    seg, names = atlas.name, atlas.names
+    path = report.outputs.path("disconnection", "relmat", ".tsv", seg=seg)
+    lost = read_matrix(path)
+    count = read_matrix(report.outputs.path("count", "relmat", ".tsv", seg=seg))
+    spared = read_matrix(report.outputs.path("spared", "relmat", ".tsv", seg=seg))
+    rows, columns = np.triu_indices(len(lost), 1)
+    share, cut = lost[rows, columns], (count - spared)[rows, columns]
+    hit = np.flatnonzero(np.nan_to_num(share) > 0)
+    # By streamlines cut: a pair that one streamline joins is lost wholly or not at all.
+    top = hit[np.argsort(-cut[hit], kind="stable")][:N_PAIRS]
+    listed, drawn = [], []
+    for k in top:
+        i, j = int(rows[k]), int(columns[k])
+        cells = format_number(cut[k]), format_number(count[i, j]), format_number(share[k], 4)
+        listed.append((f"{names[i]} – {names[j]}", *cells))
+        text = f"{names[i]} – {names[j]}: {cells[0]} of {cells[1]} cut"
+        drawn.append((i, j, float(share[k]), text))
+    n_known = int(np.isfinite(share).sum())
+    alt = (
+        f"Disconnectome: {len(hit)} of {n_known} pairs of {len(lost)} parcels that streamlines "
+        f"join lost some, {int((np.nan_to_num(share) >= 0.5).sum())} of them half or more."
+    )
+    picture = matrix(lost, alt) + scale_bar("share of the pair's streamlines cut", on_white=True)
+    said = (
+        f"{alt} Rows and columns are parcels in the order of the atlas. Grey pairs lost nothing; "
+        "no streamline joins white ones."
+    )
+    html = f"<h4>Disconnectome</h4>{figure(picture, said)}<p>As a file: {report.link(path)}</p>"
+    if not drawn:
+        return html
+    first = listed[0]
+    told = (
+        f"Glass brain with lines between the {len(drawn)} pairs of parcels that lost most "
+        f"streamlines; the first is {first[0]}, {first[1]} of {first[2]} cut."
+    )
+    brain = glass_brain(report.background.image, parcel_centres(atlas), drawn, told)
+    said = (
+        f"The {len(drawn)} pairs of parcels that lost most streamlines, as lines between the "
+        "parcels' centres of mass; thicker where a larger share is lost. Seen from below, from "
+        "the back and from the left; left is left."
+    )
+    pairs = table(
+        ["pair", "streamlines cut", "of", "share"],
+        listed,
+        caption=f"The {len(drawn)} pairs that lost most streamlines.",
+    )
+    return (
+        f"{html}{figure(brain, said)}<details><summary>The same as a table</summary>"
+        f"{pairs}</details>"
+    )
+
+
+def parcel_centres(atlas: Parcellation) -> FloatArray:
+    """Return the centre of mass of each parcel, (n, 3), mm RAS+."""
+    inside = np.flatnonzero(atlas.indices >= 0)
+    parcels = atlas.indices.reshape(-1)[inside]
+    voxels = np.unravel_index(inside, atlas.indices.shape)
+    n = np.bincount(parcels, minlength=atlas.n_parcels)
+    sums = [np.bincount(parcels, weights=v, minlength=atlas.n_parcels) for v in voxels]
+    return atlas.grid.canonical.to_world(np.column_stack(sums) / n[:, None])
+
+
+def _provenance(report: LesionReport) -> str:
+    how = report.said["Lacuna"]
+    timing = [(name, f"{seconds:.3f} s") for name, seconds in report.seconds.items()]
+    keys = list(how.get("CacheKeys", {}).items())
+    versions = list(how["Versions"].items())
+    sources = [("lesion", report.said["Lesion"]["Path"])]
+    if "Tractogram" in how:
+        sources.append(("tractogram", f"{how['Tractogram']['Path']}"))
+        sources.append(("tractogram's xxh3-128", how["Tractogram"]["XXH3-128"]))
+    sources += [(f"atlas {atlas['Name']}", atlas["Path"]) for atlas in how.get("Atlases", ())]
+    parts = [
+        f"<p>Command line</p><pre><code>{escape(' '.join(map(str, how['Command'])))}</code></pre>",
+        table(["input", "file"], sources, caption="Inputs", text_columns=2),
+        table(["program", "version"], versions, caption="Versions", text_columns=2),
+    ]
+    if keys:
+        parts.append(table(["entry", "key"], keys, caption="Cache entries", text_columns=2))
+    if timing:
+        parts.append(table(["step", "time"], timing, caption="Time taken"))
+    sidecar = report.link(report.outputs.lesion_path(".json"))
+    return f"{''.join(parts)}<p>Everything that is known of this run: {sidecar}</p>"
