@@ -8,7 +8,6 @@ import pytest
 
 from lacuna.bids.dataset import LesionFile
 from lacuna.bids.derivatives import (
-    SUFFIXES,
     bidsignore,
     check_output,
     format_value,
@@ -76,7 +75,7 @@ def test_plan_outputs__runs_of_one_subject_are_two():
     assert len(plan(lesion(sub="1", run="1"), lesion(sub="1", run="2"))) == 2
 
 
-def test_open_output__writes_description_and_bidsignore_once(tmp_path):
+def test_open_output__writes_the_description_once(tmp_path):
     out = open_output(tmp_path / "out", PARAMETERS, sources=[tmp_path / "in"])
     description = out / "dataset_description.json"
     content = json.loads(description.read_text())
@@ -87,10 +86,7 @@ def test_open_output__writes_description_and_bidsignore_once(tmp_path):
     before = description.stat().st_mtime_ns
     open_output(tmp_path / "out", PARAMETERS, sources=[tmp_path / "in"])
     assert description.stat().st_mtime_ns == before
-    assert sorted(path.name for path in out.iterdir()) == [
-        ".bidsignore",
-        "dataset_description.json",
-    ]
+    assert [path.name for path in out.iterdir()] == ["dataset_description.json"]
 
 
 @pytest.mark.parametrize(
@@ -156,11 +152,27 @@ def test_open_output__processes_that_start_together_never_mix_rules(tmp_path):
     assert not list((tmp_path / "out").glob(".*.part"))
 
 
-def test_bidsignore__lists_exactly_our_own_suffixes():
-    lines = bidsignore().splitlines()
-    own = {f"*_{s}{e}" for s, extensions in SUFFIXES.items() for e in extensions if s != "mask"}
-    assert set(lines) == own
-    assert len(lines) == len(own)
+def test_bidsignore__lists_the_names_that_are_ours_and_bids_does_not_know():
+    lines = bidsignore({"tdi": ["map"], "coverage": ["mask"]}).splitlines()
+    ours = [line for line in lines if line.startswith("sub-")]
+    assert ours == [f"sub-*_desc-tdi_map{end}" for end in (".nii.gz", ".json", ".png")]
+    assert {"/logs/", "/sub-*.html", "/group_*_stats.tsv", "/sub-*/figures"} < set(lines)
+
+
+def test_open_output__sources_links_and_descriptions_of_a_later_run_are_added(tmp_path):
+    for name, desc in {"a": "one", "b": "two"}.items():
+        table = f"desc_id\tdescription\ndesc-{desc}\tx\n"
+        texts = {"descriptions.tsv": table, "README": name, "logs/CITATION.md": name}
+        links = {f"{name}-1": f"file:///{name}"}
+        folder = tmp_path / name
+        open_output(tmp_path / "out", PARAMETERS, sources=[folder], links=links, documents=texts)
+    content = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
+    assert [s["URL"][-2:] for s in content["SourceDatasets"]] == ["/a", "/b"]
+    assert content["DatasetLinks"] == {"a-1": "file:///a", "b-1": "file:///b"}
+    rows = (tmp_path / "out" / "descriptions.tsv").read_text().splitlines()
+    assert rows == ["desc_id\tdescription", "desc-one\tx", "desc-two\tx"]
+    assert (tmp_path / "out" / "README").read_text() == "a"
+    assert (tmp_path / "out" / "logs" / "CITATION.md").read_text() == "b"
 
 
 @pytest.mark.parametrize(

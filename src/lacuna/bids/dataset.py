@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lacuna.bids.names import BidsName, file_stem, name_plain_file, parse_name
+from lacuna.bids.selection import Selection, Value
 from lacuna.errors import DatasetError
 from lacuna.geometry.space import StatedSpace
 
@@ -81,7 +82,11 @@ class LesionListing:
 
 
 def find_lesions(
-    input_path: str | os.PathLike[str], participant_labels: Sequence[str] | None = None
+    input_path: str | os.PathLike[str],
+    participant_labels: Sequence[str] | None = None,
+    *,
+    session_labels: Sequence[str] | None = None,
+    query: Mapping[str, tuple[Value, ...]] | None = None,
 ) -> LesionListing:
     """List the lesion masks of an input.
 
@@ -91,11 +96,16 @@ def find_lesions(
         Exactly one of: a BIDS dataset (raw or derivatives), a folder of masks, one mask.
     participant_labels
         Take only these subjects; with or without ``sub-``.
+    session_labels
+        Take only these sessions; with or without ``ses-``.
+    query
+        Take only what meets it, as `lacuna.bids.selection.read_filter` returns. Where it names
+        labels or descriptions, these are what a lesion is.
 
     Raises
     ------
     DatasetError
-        If the input is none of the three, holds no lesion, or lacks a participant asked for.
+        If the input is none of the three, holds no lesion, or lacks what was asked for.
     """
     path = Path(input_path).absolute()
     if path.is_dir():
@@ -111,12 +121,15 @@ def find_lesions(
             f"{path} {problem}. INPUT is a BIDS dataset, a folder of masks, or one .nii or "
             ".nii.gz mask."
         )
-    found, ignored = _select(images, root, kind)
+    selection = Selection(participant_labels or (), session_labels or (), query or {})
+    found, ignored = _select(images, root, kind, names_lesions=selection.names_lesions)
     if not found:
         raise DatasetError(_explain_none(path, kind, ignored))
-    if participant_labels:
-        found, others = _keep_participants(found, participant_labels, root)
-        ignored = sorted(ignored + others, key=lambda item: item.path)
+    selection.check([(lesion.path, lesion.entities) for lesion in found], root)
+    refusals = {lesion.path: selection.refusal(lesion.path, lesion.entities) for lesion in found}
+    ignored += [IgnoredFile(path, reason) for path, reason in refusals.items() if reason]
+    ignored.sort(key=lambda item: item.path)
+    found = [lesion for lesion in found if refusals[lesion.path] is None]
     return LesionListing(path, root, kind, tuple(found), tuple(ignored))
 
 
@@ -193,13 +206,13 @@ def _is_image(name: str) -> bool:
 
 
 def _select(
-    images: Iterable[Path], root: Path, kind: str
+    images: Iterable[Path], root: Path, kind: str, *, names_lesions: bool
 ) -> tuple[list[LesionFile], list[IgnoredFile]]:
     sides = _read_sides(root)
     found, ignored = [], []
     for path in images:
         name = parse_name(path.name)
-        reason = _reason_to_ignore(name) if kind == "dataset" else None
+        reason = _reason_to_ignore(name, is_any_lesion=names_lesions) if kind == "dataset" else None
         if reason is not None:
             ignored.append(IgnoredFile(path, reason))
             continue
@@ -209,7 +222,7 @@ def _select(
     return found, ignored
 
 
-def _reason_to_ignore(name: BidsName | None) -> str | None:
+def _reason_to_ignore(name: BidsName | None, *, is_any_lesion: bool) -> str | None:
     if name is None:
         return "its name is not a BIDS name"
     if name.suffix not in ("mask", "roi"):
@@ -217,7 +230,9 @@ def _reason_to_ignore(name: BidsName | None) -> str | None:
     label, description = name.entities.get("label", ""), name.entities.get("desc", "")
     if description == "coverage":
         return "it is the coverage mask of another run"
-    if label == "L" or _LESION_WORD.search(label) or _LESION_WORD.search(description):
+    if is_any_lesion or label == "L":
+        return None
+    if _LESION_WORD.search(label) or _LESION_WORD.search(description):
         return None
     if name.suffix == "roi" and not label:
         return None
@@ -263,26 +278,6 @@ def _read_sides(root: Path) -> dict[str, str]:
         if side.lower() not in ("n/a", "na", "nan", "") and row.get("participant_id"):
             sides[row["participant_id"].strip().removeprefix("sub-")] = side
     return sides
-
-
-def _keep_participants(
-    found: list[LesionFile], labels: Sequence[str], root: Path
-) -> tuple[list[LesionFile], list[IgnoredFile]]:
-    wanted = {label.removeprefix("sub-") for label in labels}
-    present = {lesion.participant for lesion in found}
-    missing = sorted(wanted - present)
-    if missing:
-        shown = ", ".join(sorted(present)[:10]) + (", …" if len(present) > 10 else "")
-        raise DatasetError(
-            f"No lesion mask of participant {', '.join(missing)} in {root}. It holds: {shown}."
-        )
-    kept = [lesion for lesion in found if lesion.participant in wanted]
-    others = [
-        IgnoredFile(lesion.path, "its participant was not asked for")
-        for lesion in found
-        if lesion.participant not in wanted
-    ]
-    return kept, others
 
 
 def _explain_none(path: Path, kind: str, ignored: Sequence[IgnoredFile]) -> str:

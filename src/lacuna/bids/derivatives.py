@@ -33,6 +33,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 }
 """Every suffix that is written, with its extensions; ``mask`` alone is a BIDS suffix."""
 
+_OF_GROUP = ("map", "stats", "relmat")
+_NOT_BIDS = ("/logs/", "/group.html", "/sub-*.html", "/sub-*/figures")
+
 _GENERATOR = "Lacuna"
 
 
@@ -125,11 +128,13 @@ def open_output(
     parameters: Mapping[str, object],
     *,
     sources: Sequence[str | os.PathLike[str]] = (),
+    links: Mapping[str, str] | None = None,
+    documents: Mapping[str, str] | None = None,
 ) -> Path:
     """Make an output folder ready, or check that it holds results of the same kind.
 
-    Writes ``dataset_description.json`` and ``.bidsignore`` where they are absent. Many processes
-    may do so at once.
+    Writes ``dataset_description.json`` where it is absent, and adds sources and links that it
+    lacks; writes the documents. Many processes may do so at once.
 
     Parameters
     ----------
@@ -138,6 +143,10 @@ def open_output(
         report grid; JSON values.
     sources
         Datasets that the lesions come from.
+    links
+        Address of each dataset that BIDS URIs in sidecars name.
+    documents
+        Texts of further files, by path in the folder; a ``README`` that is there is kept.
 
     Returns
     -------
@@ -152,12 +161,13 @@ def open_output(
     root = Path(output_dir).absolute()
     check_output(root, parameters, sources=sources)
     root.mkdir(parents=True, exist_ok=True)
-    ignore = root / ".bidsignore"
-    if not ignore.exists():
-        write_text(ignore, bidsignore())
+    described = _describe(parameters, sources, links or {})
     description = root / "dataset_description.json"
     if not description.exists():
-        _write_once(description, _format_json(_describe(parameters, sources)))
+        _write_once(description, _format_json(described))
+    for name, text in (documents or {}).items():
+        _write_document(root / name, text)
+    _complete(description, described)
     # Since the first look another process may have described the folder, and otherwise.
     check_output(root, parameters, sources=sources)
     return root
@@ -296,11 +306,23 @@ def write_text(path: Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def bidsignore() -> str:
-    """Return the content of ``.bidsignore``: exactly the suffixes that BIDS does not know."""
-    own = [suffix for suffix in SUFFIXES if suffix != "mask"]
-    lines = [f"*_{suffix}{extension}" for suffix in own for extension in SUFFIXES[suffix]]
-    return "\n".join(lines) + "\n"
+def bidsignore(suffixes: Mapping[str, Sequence[str]]) -> str:
+    """Return the content of ``.bidsignore``: the names that are ours and that BIDS does not know.
+
+    Parameters
+    ----------
+    suffixes
+        Those of each value of ``desc``. A name with another is misspelt, and is not ignored.
+    """
+    own = {suffix: extensions for suffix, extensions in SUFFIXES.items() if suffix != "mask"}
+    lines = [
+        f"sub-*_desc-{desc}_{suffix}{extension}"  # the validator fails at a second * here
+        for desc, used in suffixes.items()
+        for suffix in used
+        for extension in own.get(suffix, ())
+    ]
+    lines += [f"/group_*_{suffix}{ext}" for suffix in _OF_GROUP for ext in own[suffix][:2]]
+    return "\n".join([*lines, *_NOT_BIDS]) + "\n"
 
 
 def _format_json(content: Mapping[str, object]) -> str:
@@ -322,8 +344,34 @@ def _write_once(path: Path, text: str) -> None:
         beside.unlink(missing_ok=True)
 
 
+def _write_document(path: Path, text: str) -> None:
+    """Write a document unless it says so already; lines of ``descriptions.tsv`` are only added."""
+    there = path.read_text(encoding="utf-8") if path.exists() else ""
+    if path.name == "descriptions.tsv":
+        known = {line.partition("\t")[0] for line in there.splitlines()}
+        new = [line for line in text.splitlines() if line.partition("\t")[0] not in known]
+        text = "".join(f"{line}\n" for line in [*there.splitlines(), *new])
+    if text != there and not (there and path.name == "README"):
+        write_text(path, text)
+
+
+def _complete(path: Path, wanted: Mapping[str, Any]) -> None:
+    """Add sources and links that a description lacks, as of lesions from another dataset."""
+    content = read_sidecar(path)
+    sources, links = content.get("SourceDatasets"), content.get("DatasetLinks")
+    sources = list(sources) if isinstance(sources, list) else []
+    links = dict(links) if isinstance(links, dict) else {}
+    new = [source for source in wanted["SourceDatasets"] if source not in sources]
+    lacking = wanted.get("DatasetLinks", {}).items() - links.items()
+    if new or lacking:
+        both = {"SourceDatasets": [*sources, *new], "DatasetLinks": {**links, **dict(lacking)}}
+        write_json(path, {**content, **{key: value for key, value in both.items() if value}})
+
+
 def _describe(
-    parameters: Mapping[str, object], sources: Sequence[str | os.PathLike[str]]
+    parameters: Mapping[str, object],
+    sources: Sequence[str | os.PathLike[str]],
+    links: Mapping[str, str],
 ) -> dict[str, object]:
     return {
         "Name": "What lesions damage and disconnect",
@@ -338,6 +386,7 @@ def _describe(
             }
         ],
         "SourceDatasets": [{"URL": Path(source).absolute().as_uri()} for source in sources],
+        **({"DatasetLinks": dict(links)} if links else {}),
     }
 
 

@@ -16,6 +16,7 @@ from lacuna.cli.lesions import (
     add_report,
     choose_crew,
     conclude,
+    find_input,
     open_atlases,
     print_rows,
     say,
@@ -71,7 +72,6 @@ def run_damage(args: argparse.Namespace) -> int:
     """Measure what each lesion takes of each atlas."""
     from functools import partial
 
-    from lacuna.bids.dataset import find_lesions
     from lacuna.cli.pages import Pages
     from lacuna.workflow.batch import Choices, lesion_spaces, work_through
     from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
@@ -82,7 +82,7 @@ def run_damage(args: argparse.Namespace) -> int:
     if not args.atlas + args.tract_atlas:
         raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
     crew = choose_crew(args, preload=("lacuna.workflow.damage",))
-    listing = find_lesions(args.input, args.participant_label)
+    listing = find_input(args)
     choices = Choices(
         space=option_as_space(args, "space"),
         default_space=setting_as_space(args, "space"),

@@ -11,6 +11,7 @@ from lacuna.cli.tractogram import find_asset_file, option_as_space
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
+    from lacuna.bids.dataset import LesionListing
     from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.batch import Outcome
     from lacuna.workflow.damage import OpenedAtlas
@@ -45,6 +46,62 @@ def add_choice(group: argparse._ActionsContainer) -> None:
         metavar="LABEL",
         help="only these participants, with or without sub-",
     )
+    group.add_argument(
+        "--session-label",
+        "--session_label",
+        nargs="+",
+        metavar="LABEL",
+        help="only these sessions, with or without ses-",
+    )
+    group.add_argument(
+        "--bids-filter-file",
+        "--bids_filter_file",
+        type=Path,
+        metavar="FILE",
+        help='JSON: which masks are taken, by their entities, as in {"lesion": {"session": "01"}}',
+    )
+    group.add_argument(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        "--skip-bids-validator",
+        action="store_true",
+        help="do not look for errors in the BIDS dataset first",
+    )
+
+
+def find_input(args: argparse.Namespace) -> "LesionListing":
+    """Return the lesions that the arguments ask for; say what is wrong with their dataset.
+
+    Raises
+    ------
+    DatasetError
+        If there are none. Errors that a validator finds are warnings, and stop nothing.
+    """
+    from lacuna.bids.dataset import find_lesions
+    from lacuna.bids.selection import read_filter
+
+    file = args.bids_filter_file
+    listing = find_lesions(
+        args.input,
+        args.participant_label,
+        session_labels=args.session_label,
+        query=None if file is None else read_filter(file),
+    )
+    if listing.kind == "dataset" and not args.skip_bids_validation:
+        _validate(args, listing)
+    return listing
+
+
+def _validate(args: argparse.Namespace, listing: "LesionListing") -> None:
+    import logging
+    import os
+
+    from lacuna.bids.validation import validate
+
+    verdict, note = validate(listing, os.environ)
+    say(args, note)
+    if str(verdict):
+        logging.getLogger(__name__).warning("%s", verdict)
 
 
 def add_move_lesions(group: argparse._ActionsContainer, to: str) -> None:
@@ -125,6 +182,15 @@ def add_report(group: argparse._ActionsContainer) -> None:
 def add_care(group: argparse._ActionsContainer) -> None:
     """Add ``--strict``, and how many threads and processes work."""
     group.add_argument("--strict", action="store_true", help="refuse what is merely suspicious")
+    group.add_argument(
+        "-w",
+        "--work-dir",
+        "--work_dir",
+        dest="tmp_dir",
+        default=argparse.SUPPRESS,  # the option that it is another name of has one
+        metavar="DIR",
+        help="the same as --tmp-dir",
+    )
     add_threads(group)
     _add_workers(group)
 

@@ -20,6 +20,7 @@ from lacuna.cli.lesions import (
     add_report,
     choose_crew,
     conclude,
+    find_input,
     open_atlases,
     print_rows,
     say,
@@ -216,7 +217,6 @@ class _Prepared(NamedTuple):
 def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     from dataclasses import replace
 
-    from lacuna.bids.dataset import find_lesions
     from lacuna.workflow.batch import Choices, lesion_spaces, plan_batch, screen
     from lacuna.workflow.damage import bring_atlas, check_atlases
     from lacuna.workflow.lesion import require_space
@@ -225,7 +225,7 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     from lacuna.workflow.warped import choose_warp, warn_of_unused
     from lacuna.workflow.weights import find_weights
 
-    listing = find_lesions(args.input, args.participant_label)
+    listing = find_input(args)
     path = find_tractogram(args)
     choices = Choices(
         space=option_as_space(args, "space"),

@@ -29,12 +29,14 @@ from lacuna.bids.derivatives import (
     write_table,
 )
 from lacuna.bids.names import resolution_label
+from lacuna.bids.sources import dataset_links
 from lacuna.errors import LacunaError, SpaceError, UnfinishedError
 from lacuna.formats import save_tck, save_trx
 from lacuna.formats.nifti import save_map
 from lacuna.formats.replace import replacing
 from lacuna.geometry.space import StatedSpace
 from lacuna.tractogram.query import Index
+from lacuna.workflow.documents import documents
 from lacuna.workflow.lesion import (
     Lesion,
     check_cut,
@@ -113,6 +115,13 @@ class Shared(Protocol):
     @property
     def threads(self) -> int:
         """Lesions at once."""
+
+    @property
+    def sources(self) -> Sequence[Path]:
+        """Files, beside the lesion, that sidecars name as sources."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything that is needed to repeat the run, as JSON values."""
 
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
@@ -443,7 +452,14 @@ def work_through(
         In the order of the lesions.
     """
     crew = crew or Crew()
-    root = open_output(plan.output_dir, plan.record.parameters(), sources=[plan.listing.input_path])
+    listing, record = plan.listing, plan.record
+    root = open_output(
+        plan.output_dir,
+        record.parameters(),
+        sources=[listing.input_path if listing.kind != "file" else listing.root],
+        links=dataset_links([*(lesion.path for lesion in listing.found), *record.sources]),
+        documents=documents(record.to_json()),
+    )
     logger.info("writing to %s", root)
     attempt, n = _Attempt(plan, work), len(plan.outputs)
     found: dict[int, Outcome] = {}

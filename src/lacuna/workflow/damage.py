@@ -19,6 +19,7 @@ from lacuna.bids.derivatives import (
     write_json,
     write_table,
 )
+from lacuna.bids.sources import source_uri
 from lacuna.errors import OptionError, SpaceError
 from lacuna.formats.atlas import load_atlas
 from lacuna.formats.nifti import save_map
@@ -256,6 +257,11 @@ class DamageRecord:
         """The space of all atlases."""
         return self.atlases[0].space
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Files, beside the lesion, that sidecars name as sources: none."""
+        return ()
+
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
         return {"Analysis": "damage", "Space": self.space.name}
@@ -318,7 +324,7 @@ def damage_lesion(
     save_map(outputs.lesion_path(), lesion.mask, lesion.grid, code=code)
     sidecar = {
         **words()["outputs"]["lesion"],
-        "Sources": [outputs.lesion.path.as_uri()],
+        "Sources": [source_uri(outputs.lesion.path)],
         "SpatialReference": space_reference(outputs.space),
         "Lesion": describe_lesion(lesion, outputs.lesion.path),
         "Warnings": warnings,

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lacuna.analysis.structural import Disconnection
 from lacuna.bids.dataset import read_sidecar
 from lacuna.bids.names import file_stem, resolution_label
+from lacuna.bids.sources import source_uri
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import StatedSpace, known_spaces
 from lacuna.workflow.lesion import Lesion
@@ -108,6 +109,11 @@ class RunRecord:
     def reference(self) -> str:
         """What BIDS' ``SpatialReference`` says of the space."""
         return space_reference(self.tractogram_space, self.spatial_reference)
+
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """Files, beside the lesion, that sidecars name as sources."""
+        return (self.tractogram,)
 
     def parameters(self) -> dict[str, Any]:
         """Return what results must have in common to be compared, as JSON values."""
@@ -232,7 +238,7 @@ def sidecars(
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
     on_grid = {"Resolution": f"{sizes} mm voxels, {' × '.join(map(str, record.grid.shape))}"}
     shared = {
-        "Sources": [path.as_uri(), record.tractogram.absolute().as_uri()],
+        "Sources": [source_uri(source) for source in (path, *record.sources)],
         "SpatialReference": record.reference,
         "Lesion": describe_lesion(lesion, path),
         "Warnings": warnings,
