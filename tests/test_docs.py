@@ -156,7 +156,8 @@ def calls_of_lacuna(script: str) -> list[list[str]]:
             rest = words[start:]
             ends = [at for at, word in enumerate(rest) if word in {"|", "&&", ";", ">"}]
             # What a shell puts there, and what the words of an array come to, is the reader's.
-            calls.append([word for word in rest[: min(ends, default=None)] if word != "$@"])
+            call = rest[: min(ends, default=None)]
+            calls.append([word for word in call if word not in {"$@", "${@:2}"}])
     return calls
 
 

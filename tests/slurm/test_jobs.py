@@ -213,3 +213,27 @@ def test_reap__asks_squeue_which_jobs_still_use_what_a_dead_process_made(study):
     study.cluster.wait(running)
     assert reap(study, "--ask-scheduler") == [kept.name]
     assert not study.scratch()
+
+
+def test_cohort__what_is_left_is_submitted_again_and_then_all_is_put_together(study, shared_data):
+    name = "tpl-MNI152NLin6Asym_res-01_atlas-Schaefer2018_desc-100Parcels7Networks_dseg.nii.gz"
+    atlas = ["--atlas", str(shared_data / "parcellations" / name)]
+    asked = [*atlas, "--no-figures", "--no-report"]
+    warm = study.submit("warm.sh", *atlas)
+    first = study.submit("array.sh", *asked, options=f"--array=0-2 --dependency=afterok:{warm}")
+    early = study.submit("group.sh", "--strict", options=f"--dependency=afterany:{first}")
+    assert study.cluster.wait(early) == ["FAILED"]
+    assert not list((study.directory / "results").glob("group*"))
+
+    left = study.lacuna("status", "lesions", "results", ok=False).splitlines()[-1]
+    assert left == "--array=3-15"
+    second = study.submit("array.sh", *asked, options=left)
+    last = study.submit("group.sh", "--strict", options=f"--dependency=afterany:{second}")
+    assert study.cluster.wait(last) == ["COMPLETED"], study.log_of(last)
+    assert "building" in study.log_of(warm)
+    assert not [job for job in (first, second) if "building" in study.log_of(job)]
+    assert "--array" not in study.lacuna("status", "lesions", "results")
+
+    table = (study.directory / "results" / "group_desc-summary_stats.tsv").read_text()
+    participants = [line.split("\t")[0] for line in table.splitlines()[1:]]
+    assert participants == [f"sub-{number:02}" for number in range(1, 17)]

@@ -9,11 +9,15 @@ import pytest
 from lacuna.config import load_settings
 
 SCRIPTS = sorted(Path(__file__).parent.glob("*.sh"))
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "slurm.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+SHOWN = {
+    "how-to/slurm.md": ("array", "warm"),
+    "tutorials/cohort-on-slurm.md": ("warm", "array", "group", "cohort"),
+}
 
 
-def blocks_of(language: str) -> list[str]:
-    text = PAGE.read_text(encoding="utf-8")
+def blocks_of(page: str, language: str) -> list[str]:
+    text = (DOCS / page).read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
@@ -23,13 +27,21 @@ def test_scripts__are_sound_shell(script):
     assert script.read_text().startswith("#!/bin/bash\n#SBATCH ")
 
 
-def test_page__shows_the_scripts_that_the_tests_submit():
-    shown = [block for block in blocks_of("bash") if block.startswith("#!")]
-    assert shown == [(SCRIPTS[0].parent / f"{name}.sh").read_text() for name in ("array", "warm")]
+@pytest.mark.parametrize("page", SHOWN)
+def test_page__shows_the_scripts_that_the_tests_submit(page):
+    shown = [block for block in blocks_of(page, "bash") if block.startswith("#!")]
+    assert shown == [(SCRIPTS[0].parent / f"{name}.sh").read_text() for name in SHOWN[page]]
 
 
-def test_page__its_configuration_is_valid(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("page", "key", "value"),
+    [
+        ("how-to/slurm.md", "tractogram_space", "MNI152NLin2009bAsym"),
+        ("tutorials/cohort-on-slurm.md", "tractogram", "HCP842"),
+    ],
+)
+def test_page__its_configuration_is_valid(page, key, value, tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "me")
-    (config,) = blocks_of("yaml")
+    (config,) = blocks_of(page, "yaml")
     (tmp_path / "lacuna.yaml").write_text(config)
-    assert load_settings().tractogram_space == "MNI152NLin2009bAsym"
+    assert getattr(load_settings(), key) == value
