@@ -53,7 +53,7 @@ class Pages:
             When the work on it began, as `time.perf_counter` tells.
         """
         from lacuna.geometry.parcellation import Parcellation
-        from lacuna.report.figures import Volume
+        from lacuna.report.figures import Volume, crop_lesion
         from lacuna.report.participant import write_report
         from lacuna.report.section import LesionReport
 
@@ -64,7 +64,7 @@ class Pages:
         ground, packed = self._ground(result)
         report = LesionReport(
             outputs,
-            Volume(lesion.mask, lesion.grid),
+            crop_lesion(Volume(lesion.mask, lesion.grid)),
             ground,
             packed,
             parcellations=[atlas for atlas in contents if isinstance(atlas, Parcellation)],

@@ -56,6 +56,19 @@ class Volume:
         return Volume(self.grid.orientation.to_canonical(self.array), self.grid.canonical)
 
 
+def crop_lesion(lesion: Volume) -> Volume:
+    """Return a mask cut down to the box of what is lesioned, and a voxel around it."""
+    filled, starts, stops = lesion.array != 0, [], []
+    for axis in range(3):
+        found = np.flatnonzero(filled.any(axis=tuple({0, 1, 2} - {axis})))
+        starts.append(max(int(found[0]) - 1, 0))
+        stops.append(min(int(found[-1]) + 2, lesion.grid.shape[axis]))
+    part = filled[tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))]
+    affine = lesion.grid.affine.copy()
+    affine[:3, 3] = lesion.grid.to_world(np.array([starts], np.float64))[0]
+    return Volume(part, Grid((part.shape[0], part.shape[1], part.shape[2]), affine))
+
+
 @dataclass(frozen=True, eq=False)
 class Background:
     """What a map is drawn upon.

@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -105,6 +106,11 @@ class Scene:
     lesion: Volume
     values: Volume | None = None
 
+    @cached_property
+    def _white(self) -> float:
+        # 1.35: the brightest colours of a map stay brighter than any background.
+        return 1.35 * grey_range(self.background)[1]
+
     def planes(self, centre_mm: FloatArray, alt: str) -> str:
         """Return the three planes through a point as HTML, side by side."""
         return self._lay_out([(axis, float(centre_mm[axis])) for axis in (2, 1, 0)], 3, alt)
@@ -155,8 +161,7 @@ class Scene:
         grey = _sample(self.background.image, spans, axis).astype(np.float64)
         if self.background.is_density:
             grey = np.log1p(grey)
-        # 1.35: the brightest colours of a map stay brighter than any background.
-        brightness = np.clip(grey / (1.35 * grey_range(self.background)[1]), 0, 1)
+        brightness = np.clip(grey / self._white, 0, 1)
         pixels = np.repeat((255 * brightness).astype(np.uint8)[..., None], 3, axis=2)
         if self.values is not None:
             values = _sample(self.values, spans, axis)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ class LesionReport:
     outputs
         Where they are.
     lesion
-        As it was used.
+        As it was used, its surroundings cut off.
     background
         Beneath the lesion.
     packed
@@ -480,6 +480,7 @@ def _pairs(report: LesionReport, atlas: Parcellation) -> str:
     )
 
 
+@lru_cache(maxsize=16)
 def parcel_centres(atlas: Parcellation) -> FloatArray:
     """Return the centre of mass of each parcel, (n, 3), mm RAS+."""
     inside = np.flatnonzero(atlas.indices >= 0)

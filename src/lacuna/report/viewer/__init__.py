@@ -44,7 +44,7 @@ def viewer_scripts() -> str:
 
 def embed(kind: str, content: bytes) -> str:
     """Return a file as HTML for the viewer around it, compressed."""
-    packed = base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(content, 6, mtime=0)).decode()
     return f'<script type="application/gzip" data-kind="{kind}">{packed}</script>'
 
 
@@ -55,15 +55,8 @@ def encode_shares(shares: Volume) -> bytes:
 
 
 def encode_lesion(lesion: Volume) -> bytes:
-    """Return a mask as NIfTI on its own grid, cut down to its box and a voxel around it."""
-    voxels = np.argwhere(lesion.array)
-    low = np.maximum(voxels.min(axis=0) - 1, 0)
-    high = np.minimum(voxels.max(axis=0) + 2, lesion.grid.shape)
-    affine = lesion.grid.affine.copy()
-    affine[:3, 3] = lesion.grid.to_world(low[None].astype(float))[0]
-    part = lesion.array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    grid = Grid((part.shape[0], part.shape[1], part.shape[2]), affine)
-    return encode_map(np.where(part, 255, 0).astype(np.uint8), grid)
+    """Return a mask as NIfTI on its own grid."""
+    return encode_map(np.where(lesion.array, 255, 0).astype(np.uint8), lesion.grid)
 
 
 def encode_background(background: Background) -> bytes:
