@@ -23,20 +23,18 @@ from lacuna.bids.dataset import LesionFile, LesionListing
 from lacuna.bids.derivatives import (
     LesionOutputs,
     check_output,
-    open_output,
     plan_outputs,
     write_json,
     write_table,
 )
 from lacuna.bids.names import resolution_label
-from lacuna.bids.sources import dataset_links
 from lacuna.errors import LacunaError, SpaceError, UnfinishedError
 from lacuna.formats import save_tck, save_trx
 from lacuna.formats.nifti import save_map
 from lacuna.formats.replace import replacing
 from lacuna.geometry.space import StatedSpace
 from lacuna.tractogram.query import Index
-from lacuna.workflow.documents import documents
+from lacuna.workflow.documents import open_dataset
 from lacuna.workflow.lesion import (
     Lesion,
     check_cut,
@@ -452,14 +450,7 @@ def work_through(
         In the order of the lesions.
     """
     crew = crew or Crew()
-    listing, record = plan.listing, plan.record
-    root = open_output(
-        plan.output_dir,
-        record.parameters(),
-        sources=[listing.input_path if listing.kind != "file" else listing.root],
-        links=dataset_links([*(lesion.path for lesion in listing.found), *record.sources]),
-        documents=documents(record.to_json()),
-    )
+    root = open_dataset(plan.output_dir, plan.listing, plan.record)
     logger.info("writing to %s", root)
     attempt, n = _Attempt(plan, work), len(plan.outputs)
     found: dict[int, Outcome] = {}

@@ -9,12 +9,33 @@ from pathlib import Path
 from typing import Any
 
 from lacuna.assets.catalog import load_catalog
-from lacuna.bids.derivatives import bidsignore, format_value
+from lacuna.bids.dataset import LesionListing
+from lacuna.bids.derivatives import bidsignore, format_value, open_output
+from lacuna.bids.sources import dataset_links
 
 TEXTS = Path(__file__).with_name("documents.toml")
 """Every value of ``desc`` with its suffixes, the methods, and their references."""
 
 CITATION = "logs/CITATION.md"
+
+
+def open_dataset(output_dir: Path, listing: LesionListing, record: Any) -> Path:
+    """Make an output folder ready, as `open_output`, with all that describes it.
+
+    Parameters
+    ----------
+    listing
+        The lesions, and where they are from.
+    record
+        Of the run: `lacuna.workflow.batch.Shared`.
+    """
+    return open_output(
+        output_dir,
+        record.parameters(),
+        sources=[listing.input_path if listing.kind != "file" else listing.root],
+        links=dataset_links([*(lesion.path for lesion in listing.found), *record.sources]),
+        documents=documents(record.to_json()),
+    )
 
 
 def documents(said: Mapping[str, Any]) -> dict[str, str]:
