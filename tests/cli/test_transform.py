@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from tests.phantoms import coherent_tractogram, write_nifti, write_tck
 
+import lacuna
 from lacuna.cli.main import main
+from lacuna.errors import SpaceError
 from lacuna.geometry.grid import Grid
 from lacuna.geometry.streamlines import Streamlines
+from lacuna.workflow.warped import identify_transform
 
 SHIFT = np.array([3.0, -2, 1])
 """From study space A to B, mm RAS+."""
@@ -88,6 +91,38 @@ def test_snm__second_run_takes_everything_from_the_cache(files, capsys):
     assert disconnection(files / "out")[1]["Lacuna"]["CacheKeys"] == warmed["entries"]
     assert snm("out", "--transform", BACK) == 1
     assert "Transform" in capsys.readouterr().err
+
+
+def test_notebook__transform_moves_what_the_command_moves(files):
+    moved = lacuna.open_index("space-A_t.tck", grid="ref.nii.gz", transform=files / FORTH)
+    direct = lacuna.open_index("space-B_t.tck", grid="ref.nii.gz")
+    assert moved.space.name == "B"
+    ours, expected = (
+        lacuna.disconnect(index, "ref.nii.gz", space="B", min_tdi=1) for index in (moved, direct)
+    )
+    np.testing.assert_array_equal(ours.disconnection, expected.disconnection)
+    write_nifti(files / "space-A_atlas-One_dseg.nii.gz", np.ones(GRID.shape, "u1"), GRID)
+    with pytest.raises(SpaceError, match="Give --transform FILE between A and B"):
+        lacuna.open_connectome(moved, "space-A_atlas-One_dseg.nii.gz")
+
+
+def test_notebook__tractogram_and_atlas_move_together(files):
+    # From centres of GRID to centres of the target's voxels, on multiples of 2 mm.
+    write_shift(files / "odd.h5", np.array([3.0, -1, 1]))
+    odd = identify_transform(files / "odd.h5", images_from="B", images_to="A")
+    labels = np.random.default_rng(0).integers(0, 9, GRID.shape).astype(np.uint8)
+    write_nifti(files / "space-A_atlas-Some_dseg.nii.gz", labels, GRID)
+    at_home, away = (
+        lacuna.open_connectome(
+            lacuna.open_index("space-A_t.tck", grid="ref.nii.gz", transform=transform),
+            "space-A_atlas-Some_dseg.nii.gz",
+            transform=transform,
+        )
+        for transform in (None, odd)
+    )
+    assert at_home.connectome.matrix.sum() > 50
+    assert away.parcellation.grid is not at_home.parcellation.grid
+    np.testing.assert_array_equal(away.connectome.matrix, at_home.connectome.matrix)
 
 
 def test_tdi__is_that_of_the_moved_tractogram(files):

@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
+from lacuna.formats.atlas import load_atlas
 from lacuna.formats.nifti import load_image
 from lacuna.formats.transform import load_transform
+from lacuna.geometry.space import StatedSpace, canonical_grid
+from lacuna.store import Store
+from lacuna.workflow.lesion import load_lesion
+from lacuna.workflow.resampled import LesionMoves, move_parcels
+from lacuna.workflow.warped import find_warp, identify_transform
 
 pytestmark = pytest.mark.data
 
@@ -99,3 +105,57 @@ def test_fnirt__coefficients_say_the_same_as_the_fields_made_of_them(shared_data
     apart = np.linalg.norm(found - load(FMRIPREP, FSL).apply(points), axis=1)
     assert apart.mean() < 0.1
     assert apart.max() < 1
+
+
+@pytest.mark.parametrize("source", [FSL, FMRIPREP])
+def test_pair__brings_labels_where_their_points_are(shared_data, load, tmp_path, source):
+    name = "parcellations/tpl-MNI152NLin6Asym_res-01_atlas-TianSubcortex_desc-3TS1_dseg.nii.gz"
+    target = FMRIPREP if source == FSL else FSL
+    # Taken for one of either space: what is asked is where its voxels go.
+    parcels = load_atlas(shared_data / name)
+    files = [
+        identify_transform(
+            shared_data / f"transforms/tpl-{end}_from-{start}_mode-image_desc-nemofnirt4mm_xfm.h5"
+        )
+        for start, end in ((source, target), (target, source))
+    ]
+    warp = find_warp(Store(tmp_path), files, target, source)
+    assert not warp.is_inverted
+    moved, said = move_parcels(Store(tmp_path), parcels, warp)
+    assert moved.grid is not parcels.grid
+    assert moved.grid.is_same(canonical_grid(target, 2))
+    np.testing.assert_array_equal(moved.numbers, parcels.numbers)
+    assert moved.names == parcels.names
+    # Each voxel by itself, the way that points go.
+    voxels = np.argwhere(moved.labels >= 0)[::7]
+    there = load(source, target).apply(moved.grid.to_world(voxels))
+    at = np.floor(parcels.grid.to_voxels(there) + 0.5).astype(int)
+    inside = ((at >= 0) & (at < parcels.grid.shape)).all(axis=1)
+    expected = np.zeros(len(voxels), int)
+    expected[inside] = parcels.labels[tuple(at[inside].T)]
+    assert (expected > 0).sum() > 500
+    np.testing.assert_array_equal(moved.labels[tuple(voxels.T)], expected)
+    # A structure of one side stays there, and keeps about its size.
+    for number in parcels.numbers:
+        before = parcels.grid.to_world(np.argwhere(parcels.labels == number))
+        after = moved.grid.to_world(np.argwhere(moved.labels == number))
+        assert np.sign(before[:, 0].mean()) == np.sign(after[:, 0].mean())
+        assert np.linalg.norm(before.mean(axis=0) - after.mean(axis=0)) < 6
+        assert 0.6 < len(after) / len(before) < 1.6
+    assert said["VolumeAfterMm3"] == pytest.approx(8 * (moved.labels > 0).sum())
+
+
+def test_pair__lesion_keeps_side_and_about_its_volume(shared_data, tmp_path):
+    forth = (
+        shared_data / f"transforms/tpl-{FMRIPREP}_from-{FSL}_mode-image_desc-nemofnirt4mm_xfm.h5"
+    )
+    to = StatedSpace(FMRIPREP, "a test")
+    moves = LesionMoves(Store(tmp_path), [identify_transform(forth)], to)
+    path = sorted((shared_data / "lesions/lqt").glob("*.nii.gz"))[0]
+    lesion = load_lesion(path, FSL)
+    moved = moves.bring(lesion)
+    assert moved.side == lesion.side == "right"
+    assert moved.space.name == FMRIPREP
+    # As SimpleITK has it, resampled linearly and cut at one half: 40 370 mm³.
+    assert (lesion.volume_mm3, moved.volume_mm3) == (38386, 40370)
+    assert not moved.warnings

@@ -115,7 +115,7 @@ def test_load_image__qform_is_used_without_an_sform(tmp_path):
 
 def test_load_image__opposite_handedness_of_sform_and_qform_is_an_error(tmp_path):
     path = saved(tmp_path, block(), sform=(RAS, 2), qform=(LAS, 1))
-    with pytest.raises(GridError, match="disagree about handedness"):
+    with pytest.raises(GridError, match=r"disagree about handedness.*fslorient -copysform2qform"):
         load_image(path)
 
 

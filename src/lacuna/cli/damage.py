@@ -14,6 +14,7 @@ from lacuna.cli.lesions import (
     add_input,
     add_move_lesions,
     add_report,
+    bring_atlases,
     choose_crew,
     conclude,
     find_input,
@@ -114,16 +115,12 @@ def _bring_together(
     """Return the atlases in the lesions' space, or choices that bring lesions to the first."""
     from dataclasses import replace
 
-    from lacuna.workflow.damage import bring_atlas, choose_space
+    from lacuna.workflow.damage import choose_space
     from lacuna.workflow.resampled import LesionMoves
     from lacuna.workflow.stores import open_store
-    from lacuna.workflow.warped import warn_of_unused
 
     store, files, atlases = open_store(args.settings), find_transforms(args), open_atlases(args)
-    threads = args.settings.num_threads
     space = choose_space(store, files, atlases, () if args.move_lesions else lesions)
-    atlases = tuple(bring_atlas(store, files, atlas, space, threads=threads) for atlas in atlases)
     moves = LesionMoves(store, files, space) if args.move_lesions else None
-    used = [atlas.warp for atlas in atlases if atlas.warp]
-    warn_of_unused(files, [*used, *(moves.warps(lesions) if moves else [])])
-    return replace(choices, moves=moves), atlases
+    used = moves.warps(lesions) if moves else []
+    return replace(choices, moves=moves), bring_atlases(args, files, atlases, space, used)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.batch import Outcome
     from lacuna.workflow.damage import OpenedAtlas
+    from lacuna.workflow.warped import TransformFile, Warp
     from lacuna.workflow.workers import Crew
 
 
@@ -177,6 +178,32 @@ def _locate_atlas(
 def add_report(group: argparse._ActionsContainer) -> None:
     """Add ``--no-report``."""
     group.add_argument("--no-report", action="store_true", help="no page per participant")
+
+
+def bring_atlases(
+    args: argparse.Namespace,
+    files: "Sequence[TransformFile]",
+    atlases: "Sequence[OpenedAtlas]",
+    space: "StatedSpace",
+    used: "Sequence[Warp]",
+) -> "tuple[OpenedAtlas, ...]":
+    """Return atlases in a space, as far as transforms lead there; name what is used for nothing.
+
+    Parameters
+    ----------
+    files
+        Transforms that were given.
+    used
+        What moves all else.
+    """
+    from lacuna.workflow.damage import bring_atlas
+    from lacuna.workflow.stores import open_store
+    from lacuna.workflow.warped import warn_of_unused
+
+    store, threads = open_store(args.settings), args.settings.num_threads
+    brought = [bring_atlas(store, files, atlas, space, threads=threads) for atlas in atlases]
+    warn_of_unused(files, [*used, *(atlas.warp for atlas in brought if atlas.warp)])
+    return tuple(brought)
 
 
 def add_care(group: argparse._ActionsContainer) -> None:

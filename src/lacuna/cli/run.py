@@ -18,6 +18,7 @@ from lacuna.cli.lesions import (
     add_input,
     add_move_lesions,
     add_report,
+    bring_atlases,
     choose_crew,
     conclude,
     find_input,
@@ -218,11 +219,11 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     from dataclasses import replace
 
     from lacuna.workflow.batch import Choices, lesion_spaces, plan_batch, screen
-    from lacuna.workflow.damage import bring_atlas, check_atlases
+    from lacuna.workflow.damage import check_atlases
     from lacuna.workflow.lesion import require_space
     from lacuna.workflow.resampled import LesionMoves
     from lacuna.workflow.stores import open_store
-    from lacuna.workflow.warped import choose_warp, warn_of_unused
+    from lacuna.workflow.warped import choose_warp
     from lacuna.workflow.weights import find_weights
 
     listing = find_input(args)
@@ -243,13 +244,9 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     screen(listing, space, choices, tractogram_name=path.name)
     template = _load_template(args.template, space.name)
     weights = find_weights(args.weights, path) if args.weights else None
-    threads = args.settings.num_threads
-    atlases = tuple(
-        bring_atlas(store, files, atlas, space, threads=threads) for atlas in open_atlases(args)
-    )
+    used = [warp] if warp else moves.warps(lesions) if moves else []
+    atlases = bring_atlases(args, files, open_atlases(args), space, used)
     check_atlases(atlases, space, path.name)
-    used = [warp, *(atlas.warp for atlas in atlases), *(moves.warps(lesions) if moves else ())]
-    warn_of_unused(files, [warp for warp in used if warp is not None])
     record = replace(
         _describe_run(args, command, store, path, space, warp),
         atlases=tuple(atlas.to_json() for atlas in atlases),

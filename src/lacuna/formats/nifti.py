@@ -333,7 +333,9 @@ def _placement(
     if np.linalg.det(affine[:3, :3]) * np.linalg.det(qform[:3, :3]) < 0:
         raise GridError(
             f"{name}: sform and qform disagree about handedness, so that left and right depend on "
-            "the program that reads it. Find out which is right and copy it over the other."
+            "the program that reads it. Find out which is right by a landmark whose side is known, "
+            "and copy it over the other: fslorient -copysform2qform if it is the sform, "
+            "-copyqform2sform if the qform."
         )
     if grid.is_same(Grid(shape, qform)):
         return grid, ()

@@ -178,11 +178,13 @@ class BatchPlan(Generic[Record]):
         fingerprint, inputs, overwrite
             As in `find_standings`.
         """
+        moves = self.choices.moves
         parameters = {
             **self.record.parameters(),
             **self.record.details(),
             "SaveStreamlines": self.choices.save_streamlines,
             "Strict": self.choices.strict,
+            "LesionMoves": moves and moves.parameters(lesion_spaces(self.listing, self.choices)),
             **(details or {}),
         }
         found = find_standings(

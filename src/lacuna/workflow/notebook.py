@@ -20,7 +20,7 @@ from lacuna.geometry.space import StatedSpace
 from lacuna.store import Store
 from lacuna.tractogram.query import check_weights
 from lacuna.workflow import products
-from lacuna.workflow.damage import check_atlases, open_atlas
+from lacuna.workflow.damage import bring_atlas, check_atlases, open_atlas
 from lacuna.workflow.lesion import (
     check_cut,
     check_overlap,
@@ -34,6 +34,7 @@ from lacuna.workflow.measures import open_connectome as open_pairs
 from lacuna.workflow.products import OpenedIndex, Progress
 from lacuna.workflow.report_grid import choose_grid
 from lacuna.workflow.stores import open_store
+from lacuna.workflow.warped import TransformFile, identify_transform, plan_warp
 from lacuna.workflow.weights import find_weights
 
 
@@ -41,6 +42,7 @@ def open_index(
     tractogram: str | os.PathLike[str],
     *,
     space: str | None = None,
+    transform: str | os.PathLike[str] | TransformFile | None = None,
     grid: Grid | str | os.PathLike[str] | float = 2,
     rule: str = "segment",
     upsample: int | None = None,
@@ -57,6 +59,9 @@ def open_index(
     space
         Template space of its coordinates, such as ``"MNI152NLin6Asym"``, unless its name or the
         JSON file beside it says.
+    transform
+        Takes the tractogram to its other space, where lesions are: a file whose name says its
+        spaces, or what `lacuna.workflow.warped.identify_transform` returns of any other.
     grid
         Report grid: a grid, an image that has it, or the size of its voxels, mm.
     rule
@@ -85,12 +90,14 @@ def open_index(
     )
     store = store or open_store()
     threads = threads or settings.num_threads
+    warp = plan_warp(store, _identify(transform), stated)
+    stated = stated if warp is None else warp.space
     if not isinstance(grid, Grid):
         asked = str(grid) if isinstance(grid, float | int) else os.fspath(grid)
         grid = choose_grid(
             asked,
             stated.name,
-            lambda: products.find_box(store, path, threads=threads, progress=progress),
+            lambda: products.find_box(store, path, warp=warp, threads=threads, progress=progress),
         )
     return products.open_index(
         store,
@@ -99,6 +106,7 @@ def open_index(
         rule=rule,
         upsample=upsample,
         space=stated,
+        warp=warp,
         threads=threads,
         progress=progress,
     )
@@ -159,6 +167,7 @@ def open_connectome(
     table: str | os.PathLike[str] | None = None,
     *,
     space: str | None = None,
+    transform: str | os.PathLike[str] | TransformFile | None = None,
     weights: FloatArray | str | os.PathLike[str] | None = None,
     store: Store | None = None,
 ) -> OpenedConnectome:
@@ -169,11 +178,13 @@ def open_connectome(
     index
         From `open_index`.
     atlas
-        Label image, in the space of the tractogram; or what was made of one.
+        Label image, in the space where the tractogram is now; or what was made of one.
     table
         Names of the labels, if they do not lie beside the image.
     space
         Its template space, unless its name or sidecar says.
+    transform
+        Brings the atlas into the tractogram's space if it is elsewhere; as in `open_index`.
     weights : (n_streamlines,), optional
         As in `disconnect`: give both the same.
     store
@@ -196,12 +207,20 @@ def open_connectome(
         stated = StatedSpace(space, "as given") if space else None
         opened = open_atlas(Path(atlas), Path(table) if table else None, default_space=stated)
         if index.space is not None:
+            files = _identify(transform)
+            opened = bring_atlas(store or open_store(), files, opened, index.space)
             check_atlases([opened], index.space, index.file.path.name)
         assert isinstance(opened.content, Parcellation)
         atlas = opened.content
     checked = _weights_of(index, weights)
     threads = current_settings().num_threads
     return open_pairs(store or open_store(), index, atlas, weights=checked, threads=threads)
+
+
+def _identify(transform: str | os.PathLike[str] | TransformFile | None) -> list[TransformFile]:
+    if transform is None or isinstance(transform, TransformFile):
+        return [] if transform is None else [transform]
+    return [identify_transform(Path(transform), source="transform")]
 
 
 def _weights_of(

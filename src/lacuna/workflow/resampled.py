@@ -260,6 +260,10 @@ class LesionMoves:
         found = [find_warp(self.store, self.files, self.space.name, name) for name in names]
         return [warp for warp in found if warp is not None]
 
+    def parameters(self, spaces: Sequence[StatedSpace | None]) -> list[dict[str, Any]]:
+        """Return what decides where lesions of some spaces go, as JSON values."""
+        return [warp.parameters() for warp in self.warps(spaces)]
+
     def bring(self, lesion: Lesion) -> Lesion:
         """Return a lesion as it is there; the same if it is there already."""
         warp = None if lesion.space is None else self.find(lesion.space)
