@@ -72,10 +72,13 @@ def _of_lesion(said: Mapping[str, Any], how: Mapping[str, Any]) -> str:
     lesion = said["Lesion"]
     x, y, z = lesion["CentreOfMassMm"]
     side = {"bilateral": "in both hemispheres"}.get(lesion["Side"], f"{lesion['Side']}-sided")
+    given = f"{lesion['Space']} (stated by {lesion['SpaceStatedBy']}) and used on its own grid, "
+    given += "without resampling,"
+    if moved := lesion.get("Transform"):
+        given = f"{moved['From']}, and resampled by a transform into {moved['To']},"
     return (
         f"The lesion ({format_number(lesion['VolumeMm3'] / 1000)} ml, {side}, centre of mass at "
-        f"x = {x:.0f}, y = {y:.0f}, z = {z:.0f} mm) was given in {lesion['Space']} (stated by "
-        f"{lesion['SpaceStatedBy']}) and used on its own grid, without resampling, in Lacuna "
+        f"x = {x:.0f}, y = {y:.0f}, z = {z:.0f} mm) was given in {given} in Lacuna "
         f"{how['Versions']['lacuna-lnm']}."
     )
 
