@@ -44,6 +44,11 @@ def results(tmp_path):
         shutil.copy(f"masks/{name}_space-Study.nii.gz", f"{stem}_label-lesion_mask.nii.gz")
 
 
+def outputs_of(name):
+    path = f"sub-{name}/dwi/{STEM.format(name)}_desc-summary_stats.tsv"
+    return {path: Path("out", path).stat().st_size}
+
+
 def record(name, ended="2026-01-01", **changes):
     mask = Path(f"masks/{name}_space-Study.nii.gz").absolute()
     entry = {
@@ -56,6 +61,7 @@ def record(name, ended="2026-01-01", **changes):
         "space": "Study",
         "resolution": "",
         "is_done": True,
+        "outputs": outputs_of(name),
         "ended": ended,
     }
     content = asdict(LedgerEntry(**(entry | changes)))
@@ -107,56 +113,86 @@ def test_plan_group__a_lesion_that_was_begun_and_not_ended_is_missing():
     assert found.left_out["c_space-Study.nii.gz"].startswith("missing")
 
 
-def test_plan_group__without_any_record_a_lesion_is_done_where_its_summary_is():
-    Path("out/sub-b/dwi/sub-b_space-Study_desc-summary_stats.tsv").unlink()
-    assert taken(plan()) == ["a", "c"]
+def test_plan_group__what_no_record_names_is_missing():
+    with pytest.raises(DatasetError, match="None of the 3 lesions"):
+        plan()
+    record("a")
+    assert (taken(plan()), len(plan().left_out)) == (["a"], 2)
+
+
+def test_plan_group__what_decides_no_number_may_differ():
+    record("a", parameters={"Figures": True, "Report": False, "SaveStreamlines": "tck"})
+    record("b", parameters={"Strict": True, "Template": {"x.nii": "1"}}, ended="2026-01-04")
+    record("c", parameters={"MinEdge": 2})
+    found = plan()
+    assert taken(found) == ["a", "b"]
+    assert found.left_out["c_space-Study.nii.gz"] == "stale: --min-edge was 2, is not given"
 
 
 def test_plan_group__lesions_with_other_tables_than_most_are_left_out():
-    table = Path("out/sub-b/dwi/sub-b_space-Study_seg-A_desc-damage_stats.tsv")
-    table.write_text("name\nx\n")
+    for name in "abc":
+        record(name)
+    name = "sub-b/dwi/sub-b_space-Study_seg-A_desc-damage_stats.tsv"
+    Path(f"out/{name}").write_text("name\nx\n")
+    record("b", outputs={**outputs_of("b"), name: 7})
     found = plan()
     assert taken(found) == ["a", "c"]
     assert "group_seg-A_desc-damage_stats.tsv" in found.left_out["b_space-Study.nii.gz"]
 
 
 def test_plan_group__masks_that_were_not_asked_for_are_no_strays():
+    for name in "abc":
+        record(name)
     assert plan(["b"]).left_out == {}
     Path("masks/c_space-Study.nii.gz").unlink()
-    assert list(plan(["b"]).left_out) == ["sub-c_space-Study_desc-summary_stats.tsv"]
+    assert list(plan(["b"]).left_out) == ["sub-c_space-Study"]
 
 
 def test_write_group__nothing_is_replaced_if_results_change_while_they_are_read():
-    write_group(plan(), ["x"])
-    before = {path.name: path.read_bytes() for path in Path("out").glob("group_*")}
+    for name in "abc":
+        record(name)
+    write_group(plan(), ["x"], str)
+    before = {path.name: path.read_bytes() for path in Path("out").glob("group*")}
+    assert before.keys() > {"group.html", "group_desc-summary_stats.tsv"}
     late = plan()
-    table = Path("out/sub-b/dwi/sub-b_space-Study_desc-summary_stats.tsv")
-    table.with_name("new").write_text("volume_mm3\n7\n")
-    table.with_name("new").replace(table)
+    record("b", ended="2026-01-02")
     with pytest.raises(DatasetError, match="changed while they were read"):
-        write_group(late, ["x"])
-    assert {path.name: path.read_bytes() for path in Path("out").glob("group_*")} == before
+        write_group(late, ["y"], str)
+    assert {path.name: path.read_bytes() for path in Path("out").glob("group*")} == before
     assert not list(Path("out").glob(".*part"))
 
 
+def test_write_group__a_table_with_other_columns_is_an_error_and_changes_nothing():
+    for name in "abc":
+        record(name)
+    found = plan()
+    table = Path("out/sub-b/dwi/sub-b_space-Study_desc-summary_stats.tsv")
+    table.write_text("volume_ml1\n2\n")
+    with pytest.raises(DatasetError, match=r"sub-b_\S+ has other columns"):
+        write_group(found, ["x"], str)
+    assert not list(Path("out").glob("*group*"))
+
+
 def test_write_group__lesions_that_share_a_participant_are_told_apart():
-    shutil.rmtree("out/sub-a")
-    shutil.rmtree("out/sub-b")
-    shutil.rmtree("out/sub-c")
+    record("a")
     for path in Path("masks").iterdir():
         path.unlink()
     for session in "12":
-        stem = f"sub-x/ses-{session}/dwi/sub-x_ses-{session}_space-Study"
         name = f"sub-x_ses-{session}_space-Study_label-lesion_mask.nii.gz"
         mask = np.zeros(GRID.shape, np.uint8)
         mask[0, 0, : int(session)] = 1
         write_nifti(Path("masks") / name, mask, GRID)
-        table = Path(f"out/{stem}_label-lesion_desc-summary_stats.tsv")
+        stem = f"sub-x_ses-{session}_space-Study_label-lesion"
+        table = Path(f"out/sub-x/ses-{session}/dwi/{stem}_desc-summary_stats.tsv")
         table.parent.mkdir(parents=True)
         table.write_text(f"volume_mm3\n{session}\n")
         table.with_suffix(".json").write_text("{}")
         shutil.copy(Path("masks") / name, table.parent / name)
-    write_group(plan(), ["x"])
+        said = {"stem": stem, "fingerprint": content_of(Path("masks", name)), "outputs": {}}
+        said["outputs"][table.relative_to("out").as_posix()] = table.stat().st_size
+        content = {**json.loads(Path("out/logs/sub-a_space-Study.json").read_text()), **said}
+        Path(f"out/logs/{stem}.json").write_text(json.dumps(content))
+    write_group(plan(), ["x"], str)
     lines = Path("out/group_desc-summary_stats.tsv").read_text().splitlines()
     assert lines == [
         "participant_id\tsession_id\tvolume_mm3",

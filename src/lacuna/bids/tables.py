@@ -4,14 +4,14 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from lacuna.bids.dataset import read_sidecar
 from lacuna.bids.derivatives import format_value
 from lacuna.errors import DatasetError
 
 
-@dataclass(frozen=True)
-class TextTable:
+class TextTable(NamedTuple):
     """A table whose cells are text.
 
     Parameters

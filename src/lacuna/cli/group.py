@@ -5,16 +5,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacuna.cli.lesions import say
+from lacuna.cli.lesions import find_input, say
 from lacuna.cli.options import not_negative
 from lacuna.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lacuna.report.group import GroupMap
     from lacuna.workflow.cohort import GroupPlan
-    from lacuna.workflow.group import GroupMaps
+    from lacuna.workflow.group import GroupResult
 
 LEVELS = """\
 level group: puts what the participant level wrote in OUTPUT_DIR into tables over all lesions, mean
@@ -44,13 +41,14 @@ def run_group(args: argparse.Namespace, analysis: str) -> int:
     analysis
         ``snm`` or ``damage``.
     """
-    from lacuna.bids.dataset import find_lesions
+    from functools import partial
+
     from lacuna.workflow.cohort import plan_group
-    from lacuna.workflow.group import write_group
+    from lacuna.workflow.group import PAGE, write_group
     from lacuna.workflow.stores import open_store
 
     plan = plan_group(
-        find_lesions(args.input, args.participant_label),
+        find_input(args),
         args.output_dir,
         analysis=analysis,
         fingerprint=open_store(args.settings).fingerprint,
@@ -65,77 +63,31 @@ def run_group(args: argparse.Namespace, analysis: str) -> int:
             "the participant level, or choose by --participant-label."
         )
     say(args, str(plan))
-    if args.dry_run:
-        return 1 if n_out else 0
-    maps = write_group(plan, [Path(sys.argv[0]).name, *sys.argv[1:]])
-    _write_page(plan, maps, analysis)
-    say(args, f"{len(plan.lesions)} lesions together, in {plan.output_dir / 'group.html'}")
-    if n_out:
-        print(f"lacuna: error: {n_out} lesions are in no table and no map", file=sys.stderr)
+    if not args.dry_run:
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        write_group(plan, command, partial(_build_page, plan))
+        say(args, f"{len(plan.lesions)} lesions together, in {plan.output_dir / PAGE}")
+        if n_out:
+            print(f"lacuna: error: {n_out} lesions are in no table and no map", file=sys.stderr)
     return 1 if n_out else 0
 
 
-def _write_page(plan: "GroupPlan", maps: "GroupMaps", analysis: str) -> None:
-    from lacuna.bids.derivatives import write_text
-    from lacuna.bids.tables import read_table
+def _build_page(plan: "GroupPlan", result: "GroupResult") -> str:
     from lacuna.report.group import build_group_page
 
-    root = plan.output_dir
-    summary = read_table(root / "group_desc-summary_stats.tsv")
-    pages = {row[0]: f"{row[0]}.html" for row in summary.rows}
-    page = build_group_page(
-        summary.columns,
-        summary.rows,
+    pages = {row[0]: f"{row[0]}.html" for row in result.summary.rows}
+    return build_group_page(
+        result.summary,
         left_out=plan.left_out,
-        links={name: page for name, page in pages.items() if (root / page).is_file()},
-        maps=list(_shown(maps)),
-        grid=maps.grid,
-        density=maps.density,
-        files=maps.files,
-        methods=_methods(plan, analysis),
+        links={name: page for name, page in pages.items() if (plan.output_dir / page).is_file()},
+        maps=result.maps,
+        grid=result.grid,
+        density=result.density,
+        files=result.files,
         space=plan.space,
+        parameters=plan.parameters,
+        thresholds=plan.thresholds,
     )
-    write_text(root / "group.html", page)
-
-
-def _shown(maps: "GroupMaps") -> "Iterator[GroupMap]":
-    """Yield what is drawn of the maps, with its title."""
-    from lacuna.report.group import GroupMap
-
-    titles = {
-        "lesionoverlap": ("Lesion overlap", "lesions"),
-        "meandisconnection": ("Mean disconnection", "mean share of streamlines disconnected"),
-        "frequency": ("Frequency of disconnection", "share of lesions"),
-    }
-    for desc, array in maps.arrays.items():
-        kind, _, percent = desc.partition("thr")
-        if kind in titles:
-            title, label = titles[kind]
-            title += f", threshold {percent.replace('p', '.')} %" if percent else ""
-            yield GroupMap(array, title, label, maps.described[desc])
-
-
-def _methods(plan: "GroupPlan", analysis: str) -> list[str]:
-    from importlib.metadata import version
-
-    n, n_out = len(plan.lesions), len(plan.left_out)
-    left = f" {n_out} further lesions were left out." if n_out else ""
-    overlap = (
-        f"Results of {n} lesions in {plan.space} were put together with Lacuna "
-        f"{version('lacuna-lnm')}.{left} Lesion overlap is the number of lesions in each voxel, "
-        "each with the share of the voxel's volume that it covers, by exact overlap of voxels."
-    )
-    found = [overlap]
-    if analysis == "snm":
-        shares = ", ".join(f"{threshold:g}" for threshold in plan.thresholds)
-        found.append(
-            "A lesion's disconnection of a voxel is the share of a normative tractogram's "
-            f"streamlines through it that the lesion cuts (mapping rule "
-            f"{plan.parameters['Rule']}). Mean and frequency over lesions (the share of lesions "
-            f"with a disconnection of at least {shares}) are given for voxels with at least "
-            f"{plan.parameters['MinTDI']} streamlines."
-        )
-    return found
 
 
 def _share(text: str) -> float:

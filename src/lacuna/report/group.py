@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from lacuna.bids.tables import TextTable
 from lacuna.geometry.grid import Grid
 from lacuna.report.figures import Background, Volume, draw_map
 from lacuna.report.page import (
@@ -27,89 +28,85 @@ N_NAMED = 12
 """How many lesions that were left out are named outright; the others are folded away."""
 
 
-@dataclass(frozen=True, eq=False)
-class GroupMap:
-    """A map over lesions, and how it is shown.
-
-    Parameters
-    ----------
-    array : grid.shape
-        Drawn where it is positive.
-    title, label
-        What it shows, and what its colours mean, with the unit.
-    said
-        How it is defined.
-    """
-
-    array: np.ndarray[Any, np.dtype[Any]]
-    title: str
-    label: str
-    said: str
+MAPS = {
+    "lesionoverlap": ("Lesion overlap", "lesions"),
+    "meandisconnection": ("Mean disconnection", "mean share of streamlines disconnected"),
+    "frequency": ("Frequency of disconnection", "share of lesions"),
+}
+"""Title of each map that is drawn, and what its colours mean, by the ``desc`` of its file."""
 
 
 def build_group_page(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
+    summary: TextTable,
     *,
     left_out: Mapping[str, str],
     links: Mapping[str, str],
-    maps: Sequence[GroupMap],
+    maps: Iterable[tuple[str, np.ndarray[Any, np.dtype[Any]], str]],
     grid: Grid,
     density: np.ndarray[Any, np.dtype[Any]] | None,
     files: Sequence[str],
-    methods: Sequence[str],
     space: str,
+    parameters: Mapping[str, Any],
+    thresholds: Sequence[float],
 ) -> str:
     """Return the whole page.
 
     Parameters
     ----------
-    columns, rows
-        The summary of all lesions, as text; the first column is the participant.
+    summary
+        Of all lesions; the first column is the participant.
     left_out
         Why a lesion is not among them, by its name.
     links
         Page of a participant, by what the first column says.
     maps, grid
-        To be drawn.
+        The ``desc`` of each file, its values, and what they are; those of `MAPS` are drawn.
     density
         Streamlines on this grid, as background; black without.
     files
         What was written beside the page.
-    methods
-        Paragraphs.
-    space
-        Of the maps.
+    space, parameters, thresholds
+        As in `lacuna.workflow.cohort.GroupPlan`.
     """
+    columns, rows = summary.columns, summary.rows
     n, n_participants = len(rows), len({row[0] for row in rows})
     constant = [i for i in range(1, len(columns)) if n > 1 and len({row[i] for row in rows}) == 1]
-    shown = [i for i in range(len(columns)) if i not in constant]
     counted = [
         ("Lesions", n, f"of {n_participants} participants"),
         ("Left out", len(left_out), "named below" if left_out else "all are in"),
     ]
     same = [(columns[i], format_number(rows[0][i]), "the same for all") for i in constant]
-    sections = [
-        ("overview", "Overview", facts(counted) + _left_out(left_out)),
-        ("lesions", "Lesions", _table(columns, rows, shown, links) + facts(same)),
+    if density is None:
+        behind = Background(Volume(np.zeros(grid.shape), grid), "none", is_density=False)
+    else:
+        caption = "density of the tractogram's streamlines"
+        behind = Background(Volume(density, grid), caption, is_density=True)
+    caption = f"{n} lesions; space {space}."
+    pictures = [
+        _picture(desc, Volume(array, grid), behind, said, caption)
+        for desc, array, said in maps
+        if desc.partition("thr")[0] in MAPS
     ]
-    background = _background(density, grid)
-    pictures = "".join(_picture(each, grid, background, n, space) for each in maps)
     listed = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in files)
-    text = "".join(f"<p>{escape(paragraph)}</p>" for paragraph in methods)
-    sections += [
-        ("maps", "Maps", pictures),
-        ("files", "Files", f"<ul>{listed}</ul>"),
-        ("methods", "Methods", copyable(text, "methods-text", "Copy the text")),
-    ]
-    lead = f"What {n} lesions of {n_participants} participants damage and disconnect."
-    script = f"<script>\n{asset('group.js')}</script>\n"
-    return build_page("Group report", [_section(*s) for s in sections], lead=lead, html_end=script)
+    text = _methods(n, len(left_out), space, parameters, thresholds)
+    sections = {
+        "Overview": facts(counted) + _left_out(left_out),
+        "Lesions": _table(summary, constant, links) + facts(same),
+        "Maps": "".join(pictures),
+        "Files": f"<ul>{listed}</ul>",
+        "Methods": copyable(f"<p>{escape(text)}</p>", "methods-text", "Copy the text"),
+    }
+    return build_page(
+        "Group report",
+        [_section(title, html) for title, html in sections.items()],
+        lead=f"What {n} lesions of {n_participants} participants damage and disconnect.",
+        html_end=f"<script>\n{asset('group.js')}</script>\n",
+    )
 
 
-def _section(anchor: str, title: str, html: str) -> Section:
-    head = f'<section id="{anchor}"><h2>{escape(title)}</h2>'
-    return Section(anchor, title, f"{head}{html}</section>")
+def _section(title: str, html: str) -> Section:
+    anchor = title.lower()
+    return Section(anchor, title, f'<section id="{anchor}"><h2>{title}</h2>{html}</section>')
 
 
 def _left_out(left_out: Mapping[str, str]) -> str:
@@ -123,26 +120,25 @@ def _left_out(left_out: Mapping[str, str]) -> str:
     return warning(text) + listed
 
 
-def _table(
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    shown: Sequence[int],
-    links: Mapping[str, str],
-) -> str:
+def _table(summary: TextTable, hidden: Sequence[int], links: Mapping[str, str]) -> str:
     """Return the table; a script makes its headings buttons, and filters its rows."""
+    columns, rows = summary
+    shown = [i for i in range(len(columns)) if i not in hidden]
     numeric = {i for i in shown if i and all(_is_number(row[i]) for row in rows)}
-    kinds = {i: ' class="number"' if i in numeric else "" for i in shown}
-    head = "".join(f'<th scope="col"{kinds[i]}>{escape(columns[i])}</th>' for i in shown)
-    lines = []
-    for row in rows:
-        name = escape(row[0])
-        if row[0] in links:
-            name = f'<a href="{escape(links[row[0]])}">{name}</a>'
-        cells = [f'<th scope="row" data-value="{escape(row[0])}">{name}</th>']
-        for i in shown[1:]:
-            text = format_number(row[i], 4) if i in numeric else row[i]
-            cells.append(f'<td{kinds[i]} data-value="{escape(row[i])}">{escape(text)}</td>')
-        lines.append(f"<tr>{''.join(cells)}</tr>")
+
+    def cell(i: int, value: str) -> str:
+        kind, text = ("number", format_number(value, 4)) if i in numeric else ("text", value)
+        html = escape(text)
+        if i == 0 and value in links:
+            html = f'<a href="{escape(links[value])}">{html}</a>'
+        tag, said = ('th scope="row"', escape(value)) if i == 0 else ("td", escape(value))
+        return f'<{tag} class="{kind}" data-value="{said}" title="{said}">{html}</{tag[:2]}>'
+
+    head = "".join(
+        f'<th scope="col"{" class=number" * (i in numeric)}>{escape(columns[i])}</th>'
+        for i in shown
+    )
+    lines = ["<tr>" + "".join(cell(i, row[i]) for i in shown) + "</tr>" for row in rows]
     return (
         '<div class="controls"><label>Filter <input id="filter" type="search" size="36" '
         'placeholder="words, or side=left n_cut&gt;100"></label>'
@@ -162,25 +158,36 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _background(density: np.ndarray[Any, np.dtype[Any]] | None, grid: Grid) -> Background:
-    if density is None:
-        return Background(Volume(np.zeros(grid.shape), grid), "none", is_density=False)
-    caption = "density of the tractogram's streamlines"
-    return Background(Volume(density, grid), caption, is_density=True)
-
-
-def _picture(each: GroupMap, grid: Grid, background: Background, n: int, space: str) -> str:
-    caption = f"{n} lesions; space {space}."
-    png = draw_map(
-        Volume(each.array, grid), background, label=each.label, title=each.title, caption=caption
-    )
-    highest = float(each.array.max())
-    peak = np.argwhere(each.array == highest)[:1].astype(np.float64)
-    where = ", ".join(f"{coordinate:.0f}" for coordinate in grid.to_world(peak)[0])
-    n_voxels = int((each.array > 0).sum())
+def _picture(desc: str, volume: Volume, behind: Background, said: str, caption: str) -> str:
+    kind, _, percent = desc.partition("thr")
+    title, label = MAPS[kind]
+    title += f", threshold {float(percent.replace('p', '.')):g} %" if percent else ""
+    png = draw_map(volume, behind, label=label, title=title, caption=caption)
+    highest = float(volume.array.max())
+    peak = np.argwhere(volume.array == highest)[:1].astype(np.float64)
+    where = ", ".join(f"{coordinate:.0f}" for coordinate in volume.grid.to_world(peak)[0])
     alt = (
-        f"{each.title}: three planes and a mosaic. The highest value is {format_number(highest)} "
-        f"at ({where}) mm; {n_voxels} voxels are above 0."
+        f"{title}: three planes and a mosaic. The highest value is {format_number(highest)} "
+        f"at ({where}) mm; {int((volume.array > 0).sum())} voxels are above 0."
     )
-    heading = f"<h3>{escape(each.title)}</h3>"
-    return heading + figure(image(png, alt, width=1100), f"{each.said} {alt}")
+    return f"<h3>{escape(title)}</h3>" + figure(image(png, alt, width=1100), f"{said} {alt}")
+
+
+def _methods(
+    n: int, n_out: int, space: str, parameters: Mapping[str, Any], thresholds: Sequence[float]
+) -> str:
+    left = f" {n_out} further lesions were left out." if n_out else ""
+    text = (
+        f"Results of {n} lesions in {space} were put together with Lacuna "
+        f"{version('lacuna-lnm')}.{left} Lesion overlap is the number of lesions in each voxel, "
+        "each with the share of the voxel's volume that it covers, by exact overlap of voxels."
+    )
+    if "Rule" not in parameters:
+        return text
+    shares = ", ".join(f"{threshold:g}" for threshold in thresholds)
+    return (
+        f"{text} A lesion's disconnection of a voxel is the share of a normative tractogram's "
+        f"streamlines through it that the lesion cuts (mapping rule {parameters['Rule']}). Mean "
+        f"and frequency over lesions (the share of lesions with a disconnection of at least "
+        f"{shares}) are given for voxels with at least {parameters['MinTDI']} streamlines."
+    )

@@ -8,18 +8,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lacuna.bids.dataset import LesionFile, LesionListing
-from lacuna.bids.derivatives import LesionOutputs, plan_outputs, read_parameters
-from lacuna.bids.ledger import read_ledger
-from lacuna.bids.names import build_name, name_plain_file, parse_name, resolution_label
-from lacuna.bids.tables import Participants, TextTable, read_participants, read_table
+from lacuna.bids.dataset import LesionListing
+from lacuna.bids.derivatives import LesionOutputs, read_parameters
+from lacuna.bids.ledger import LedgerEntry, read_entry, read_ledger
+from lacuna.bids.names import parse_name
+from lacuna.bids.tables import Participants, read_participants
 from lacuna.errors import DatasetError
 from lacuna.geometry.grid import Grid
 from lacuna.workflow.resume import Fingerprint, Standing, judge, look_at
 
+UNSHARED = ("Figures", "Report", "Template", "SaveStreamlines", "Strict")
+"""Parameters that may differ between lesions: no number depends on them."""
+
 
 class Part(NamedTuple):
-    """One kind of table among the results of a lesion."""
+    """One kind of table (``stats``) or matrix (``relmat``) among the results of a lesion."""
 
     seg: str
     desc: str
@@ -27,32 +30,19 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the group's table of this kind."""
-        own = {"seg": self.seg, "desc": self.desc}
-        return group_name({key: value for key, value in own.items() if value}, self.suffix, ".tsv")
+        """Name of the group's file of this kind."""
+        return f"group_{f'seg-{self.seg}_' if self.seg else ''}desc-{self.desc}_{self.suffix}.tsv"
+
+    def path(self, outputs: LesionOutputs) -> Path:
+        """Return a lesion's file of this kind."""
+        return outputs.path(self.desc, self.suffix, ".tsv", seg=self.seg)
 
 
-@dataclass(frozen=True, eq=False)
-class DoneLesion:
-    """A lesion whose results are complete.
-
-    Parameters
-    ----------
-    outputs
-        The lesion, and where its results are.
-    tables
-        Header of each of its tables.
-    stamp
-        Of the table that is written last: another one, and the results are others.
-    """
+class DoneLesion(NamedTuple):
+    """Where a lesion's results are, and what is recorded of them."""
 
     outputs: LesionOutputs
-    tables: Mapping[Part, str]
-    stamp: tuple[int, int]
-
-    def path(self, part: Part) -> Path:
-        """Return the file of a table or matrix."""
-        return self.outputs.path(part.desc, part.suffix, ".tsv", seg=part.seg)
+    record: LedgerEntry
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +60,9 @@ class GroupPlan:
     space
         Space of the results.
     lesions
-        Those that are taken, in the order of their paths; at least one, all with the same tables.
+        Those that are taken, in the order of their paths; at least one.
+    parts
+        The tables and matrices that each of them has.
     left_out
         Why the others are not, by file name of the mask.
     participants
@@ -84,26 +76,18 @@ class GroupPlan:
     grid: Grid | None
     space: str
     lesions: tuple[DoneLesion, ...]
+    parts: tuple[Part, ...]
     left_out: Mapping[str, str]
     participants: Participants
     thresholds: tuple[float, ...]
-
-    def parts(self, suffix: str) -> list[Part]:
-        """Return which tables (``stats``) or matrices (``relmat``) there are."""
-        return [part for part in self.lesions[0].tables if part.suffix == suffix]
 
     def __str__(self) -> str:
         """Return the plan for people: what is taken, and what is not and why."""
         n, n_out = len(self.lesions), len(self.left_out)
         lines = [f"{self.output_dir}: {n} of {n + n_out} lesions are taken together"]
         lines += [f"  left out: {name}: {reason}" for name, reason in self.left_out.items()]
-        lines += [f"  → {part.name}" for part in self.parts("stats")]
+        lines += [f"  → {part.name}" for part in self.parts if part.suffix == "stats"]
         return "\n".join(lines)
-
-
-def group_name(entities: Mapping[str, str], suffix: str, extension: str) -> str:
-    """Return the name of a file at the root of the output folder."""
-    return f"group_{build_name(entities, suffix, extension)}"
 
 
 def plan_group(
@@ -143,129 +127,77 @@ def plan_group(
             f"{root} holds {what}: give the OUTPUT_DIR of `run {analysis}` at the participant "
             "level, which comes first."
         )
-    stored = parameters.get("ReportGrid")
-    grid = None if stored is None else Grid(tuple(stored["Shape"]), np.array(stored["Affine"]))
-    space = parameters.get("TractogramSpace") or parameters["Space"]
-    label = "" if grid is None else resolution_label(grid)
-    planned = plan_outputs(listing.found, root, space=space, resolution=label)
-    standings = _find_standings(listing, root, fingerprint)
-    done, left_out = _find_done(planned, standings)
-    taken = _take_alike(done, left_out)
-    left_out |= _find_strays(listing, root, space, label)
-    if not taken:
+    lesions, parts, left_out = _take(listing, root, fingerprint)
+    if not lesions:
         raise DatasetError(
-            f"None of the {len(planned)} lesions of {listing.root} is done in {root}: run the "
-            "participant level first."
+            f"None of the {len(listing.found)} lesions of {listing.root} is done in {root}: run "
+            "the participant level first."
         )
-    participants = read_participants(listing.root)
+    stored = parameters.get("ReportGrid")
     return GroupPlan(
-        root, parameters, grid, space, taken, left_out, participants, tuple(sorted(set(thresholds)))
+        output_dir=root,
+        parameters=parameters,
+        grid=stored and Grid(tuple(stored["Shape"]), np.array(stored["Affine"])),
+        space=lesions[0].record.space,
+        lesions=lesions,
+        parts=parts,
+        left_out=left_out,
+        participants=read_participants(listing.root),
+        thresholds=tuple(sorted(set(thresholds))),
     )
 
 
-def _find_standings(
+def _take(
     listing: LesionListing, root: Path, fingerprint: Fingerprint
-) -> Mapping[Path, Standing]:
-    """Return how far each lesion is by its record; nothing if no lesion of the folder has one."""
+) -> tuple[tuple[DoneLesion, ...], tuple[Part, ...], dict[str, str]]:
+    """Return the lesions that are done alike, their tables, and why the others are left out."""
     ledger, masks = read_ledger(root), {lesion.path for lesion in listing.found}
-    if not ledger:
-        return {}
     # The tractogram need not be here; where it is, reading it would take minutes.
     standings = look_at(listing, root, lambda path: fingerprint(path) if path in masks else "")
-    newest = max(ledger.values(), key=lambda entry: entry.ended)
-    # Results of one earlier version belong together, whichever version puts them there.
-    return {
-        path: judge(root, replace(standing.entry, version=newest.version))
-        for path, standing in standings.items()
-    }
-
-
-def _find_done(
-    planned: Sequence[LesionOutputs], standings: Mapping[Path, Standing]
-) -> tuple[list[DoneLesion], dict[str, str]]:
+    newest = max(ledger.values(), key=lambda entry: entry.ended, default=None)
     done, left_out = [], {}
-    for outputs in planned:
-        standing = standings.get(outputs.lesion.path)
-        if standing is not None and standing.state != "done":
-            said = str(standing) or "missing: it has no results"
-            left_out[outputs.lesion.path.name] = said
-            continue
-        try:
-            stamp = _stamp(outputs)
-            tables = {
-                part: _header(path)
-                for path in sorted(outputs.directory.glob("*.tsv"))
-                if (part := _part_of(path, outputs)) is not None
-            }
-        except FileNotFoundError:
-            left_out[outputs.lesion.path.name] = "missing: it has no results, or not all of them"
-            continue
-        done.append(DoneLesion(outputs, tables, stamp))
-    return done, left_out
+    for lesion in listing.found:
+        standing = _compare(root, standings[lesion.path].entry, newest)
+        if standing.state == "done":
+            entry = standing.entry
+            outputs = LesionOutputs(lesion, root, entry.space, entry.resolution)
+            done.append(DoneLesion(outputs, entry))
+        else:
+            left_out[lesion.path.name] = str(standing) or "missing: it has no results"
+    kinds = Counter(_parts(each.record) for each in done).most_common(1)
+    parts = kinds[0][0] if kinds else ()
+    for each in done:
+        if differing := set(parts) ^ set(_parts(each.record)):
+            names = ", ".join(sorted(part.name for part in differing))
+            said = f"stale: its tables are not those of most lesions ({names})"
+            left_out[each.outputs.lesion.path.name] = said
+    known = {standing.entry.stem for standing in standings.values()}
+    passed_over = {item.path.name for item in listing.ignored}
+    for stem, entry in ledger.items():
+        if entry.is_done and stem not in known and Path(entry.lesion).name not in passed_over:
+            said = "its lesion is not in the input; remove these results, or give the right input"
+            left_out[stem] = said
+    return tuple(each for each in done if _parts(each.record) == parts), parts, left_out
 
 
-def _header(path: Path) -> str:
-    with path.open(encoding="utf-8") as stream:
-        return stream.readline()
+def _compare(root: Path, wanted: LedgerEntry, newest: LedgerEntry | None) -> Standing:
+    """Return how far a lesion is, if it is to be like the one that was done last."""
+    recorded = read_entry(root, wanted.stem)
+    own = {} if recorded is None else recorded.parameters
+    shared = {key: value for key, value in wanted.parameters.items() if key not in UNSHARED}
+    shared |= {key: value for key, value in own.items() if key in UNSHARED}
+    # Results of one earlier version belong together, whichever version puts them there.
+    version = wanted.version if newest is None else newest.version
+    return judge(root, replace(wanted, parameters=shared, version=version))
 
 
-def _part_of(path: Path, outputs: LesionOutputs) -> Part | None:
-    name = parse_name(path.name)
-    if name is None or name.suffix not in ("stats", "relmat"):
-        return None
-    part = Part(name.entities.get("seg", ""), name.entities.get("desc", ""), name.suffix)
-    is_own = outputs.path(part.desc, part.suffix, ".tsv", seg=part.seg) == path
-    return part if is_own else None
-
-
-def _stamp(outputs: LesionOutputs) -> tuple[int, int]:
-    status = outputs.path("summary", "stats", ".tsv").stat()
-    return status.st_mtime_ns, status.st_ino
-
-
-def _take_alike(done: Sequence[DoneLesion], left_out: dict[str, str]) -> tuple[DoneLesion, ...]:
-    """Return the lesions with the commonest set of tables; say why the others are left out."""
-    kinds = Counter(tuple(lesion.tables.items()) for lesion in done)
-    common = dict(kinds.most_common(1)[0][0]) if kinds else {}
-    for lesion in done:
-        differing = common.items() ^ lesion.tables.items()
-        if differing:
-            names = ", ".join(sorted({part.name for part, _ in differing}))
-            left_out[lesion.outputs.lesion.path.name] = (
-                f"stale: its tables are not those of most lesions ({names})"
-            )
-    return tuple(lesion for lesion in done if lesion.tables == common)
-
-
-def _find_strays(listing: LesionListing, root: Path, space: str, label: str) -> dict[str, str]:
-    """Return results in the folder whose lesion is not in the input."""
-    others = [item.path.name for item in listing.ignored]
-    known = [lesion.entities for lesion in listing.found]
-    known += [(parse_name(name) or name_plain_file(name)).entities for name in others]
-    lesions = [LesionFile(Path(), entities) for entities in known]
-    expected = {
-        LesionOutputs(lesion, root, space, label).path("summary", "stats", ".tsv")
-        for lesion in lesions
-    }
-    return {
-        path.name: "its lesion is not in the input; remove these results, or give the right input"
-        for path in sorted(root.glob("sub-*/**/dwi/*_desc-summary_stats.tsv"))
-        if path not in expected
-    }
-
-
-def read_part(lesion: DoneLesion, part: Part) -> TextTable:
-    """Return a table of a lesion.
-
-    Raises
-    ------
-    DatasetError
-        If it has other columns than when the lesion was found.
-    """
-    table = read_table(lesion.path(part))
-    if "\t".join(table.columns) != lesion.tables[part].rstrip("\n"):
-        raise _changed(lesion)
-    return table
+def _parts(record: LedgerEntry) -> tuple[Part, ...]:
+    found = set()
+    for path in record.outputs:
+        name = parse_name(Path(path).name) if path.endswith(".tsv") else None
+        if name is not None and name.suffix in ("stats", "relmat"):
+            found.add(Part(name.entities.get("seg", ""), name.entities["desc"], name.suffix))
+    return tuple(sorted(found))
 
 
 def check_unchanged(plan: GroupPlan) -> None:
@@ -276,17 +208,9 @@ def check_unchanged(plan: GroupPlan) -> None:
     DatasetError
         If those of a lesion are gone or others.
     """
-    for lesion in plan.lesions:
-        try:
-            stamp = _stamp(lesion.outputs)
-        except FileNotFoundError:
-            stamp = None
-        if stamp != lesion.stamp:
-            raise _changed(lesion)
-
-
-def _changed(lesion: DoneLesion) -> DatasetError:
-    return DatasetError(
-        f"The results of {lesion.outputs.lesion.path.name} changed while they were read: is the "
-        "participant level still at work? Run the group level again when it is through."
-    )
+    for outputs, record in plan.lesions:
+        if read_entry(plan.output_dir, record.stem) != record:
+            raise DatasetError(
+                f"The results of {outputs.lesion.path.name} changed while they were read: is the "
+                "participant level still at work? Run the group level again when it is through."
+            )

@@ -4,33 +4,25 @@ Nothing is computed anew: what the participant level wrote is read, one lesion a
 are carried over as they stand. What does not belong together is left out, and named.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lacuna.analysis.group import LesionOverlap, MapSums
+from lacuna.analysis.group import add_lesion
 from lacuna.bids.dataset import read_sidecar
-from lacuna.bids.derivatives import LesionOutputs, write_json, write_matrix
+from lacuna.bids.derivatives import LesionOutputs, write_json, write_matrix, write_text
 from lacuna.bids.names import resolution_label
 from lacuna.bids.tables import TextTable, read_table
 from lacuna.errors import DatasetError
 from lacuna.formats.nifti import load_image, load_mask, save_map
 from lacuna.formats.replace import replacing
-from lacuna.geometry.grid import FloatArray, Grid
-from lacuna.workflow.cohort import (
-    DoneLesion,
-    GroupPlan,
-    Part,
-    check_unchanged,
-    group_name,
-    read_part,
-)
+from lacuna.geometry.grid import BoolArray, FloatArray, Grid
+from lacuna.workflow.cohort import GroupPlan, Part, check_unchanged
 from lacuna.workflow.record import nifti_code, space_reference, versions, words
 from lacuna.workflow.report_grid import choose_grid
 
@@ -40,36 +32,266 @@ AVERAGED = ("disconnection", "chaco", "deltasspl")
 NO_REPORT_GRID_MM = "2"
 """Voxel size of the lesion overlap where results have no report grid."""
 
+SUMMARY = Part("", "summary", "stats")
+PAGE = "group.html"
+
 _UNTOLD = ("sub", "ses", "space", "res", "desc")
 """Entities that are columns of another name, or the same in all results."""
 
 
-@dataclass(frozen=True, eq=False)
-class GroupMaps:
-    """Maps over lesions, on one grid.
+class GroupMap(NamedTuple):
+    """A map over lesions: the ``desc`` of its file, its values, and what they are."""
+
+    desc: str
+    array: NDArray[Any]
+    described: str
+
+
+class GroupResult(NamedTuple):
+    """What was written of all lesions, for a page.
 
     Parameters
     ----------
+    summary
+        The summary of all lesions.
     grid
-        The voxels of all.
-    arrays
-        By the ``desc`` of their files.
+        The voxels of all maps.
+    maps
+        All of them.
     density
         Streamlines of the tractogram, for figures; none without one.
-    inexact
-        Lesions whose overlap is that of points.
-    described
-        What each map is, by its ``desc``.
     files
-        Names of all tables, matrices and maps that were written.
+        Names of all tables, matrices and maps.
     """
 
+    summary: TextTable
     grid: Grid
-    arrays: Mapping[str, NDArray[Any]]
-    density: NDArray[Any] | None = None
-    inexact: tuple[str, ...] = ()
-    described: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
+    maps: Sequence[GroupMap]
+    density: NDArray[Any] | None
+    files: Sequence[str]
+
+
+def write_group(
+    plan: GroupPlan, command: Sequence[str], build_page: Callable[[GroupResult], str]
+) -> None:
+    """Write every table, matrix and map of a plan, and a page about them: all of them or none.
+
+    Parameters
+    ----------
+    plan
+        From `plan_group`.
+    command
+        What the record says was run.
+    build_page
+        Returns the page.
+
+    Raises
+    ------
+    DatasetError
+        If results changed since they were planned, or do not fit together.
+    """
+    with TemporaryDirectory(dir=plan.output_dir, prefix=".group-", suffix=".part") as place:
+        folder = Path(place)
+        group = _Group(plan, command, folder)
+        for part in plan.parts:
+            if part.suffix == "stats":
+                group.write_table(part)
+        for seg in dict.fromkeys(part.seg for part in plan.parts if part.suffix == "relmat"):
+            group.write_matrices(seg)
+        write_text(folder / PAGE, build_page(group.write_maps()))
+        check_unchanged(plan)
+        names = {path.name for path in folder.iterdir()}
+        for name in sorted(names):
+            (folder / name).replace(plan.output_dir / name)
+    _remove_former(plan.output_dir, names)
+
+
+class _Group:
+    """Writes what is known of all lesions into a folder.
+
+    Parameters
+    ----------
+    plan, command
+        As in `write_group`.
+    folder
+        Where files go.
+    """
+
+    def __init__(self, plan: GroupPlan, command: Sequence[str], folder: Path) -> None:
+        self._plan, self._folder, self._words = plan, folder, words()
+        self._lesions = [lesion.outputs for lesion in plan.lesions]
+        self._said = {
+            "Command": list(command),
+            "Level": "group",
+            "Lesions": len(self._lesions),
+            "Participants": len({outputs.lesion.participant for outputs in self._lesions}),
+            "LeftOut": dict(plan.left_out),
+            "Parameters": dict(plan.parameters),
+            "Versions": dict(versions()),
+        }
+        self._ids, self._id_cells = _identify(self._lesions)
+
+    def write_table(self, part: Part) -> None:
+        """Write one kind of table over all lesions, with what is known of their participants."""
+        first, participants = part.path(self._lesions[0]), self._plan.participants
+        own = read_sidecar(first.with_suffix(".json"))
+        columns: dict[str, Any] = {**self._ids}
+        header = read_table(first).columns
+        for name in header:
+            columns[_unused(name, columns, "lesion")] = own.get(name, {})
+        for name, described in participants.columns.items():
+            column = _unused(name, columns, "participants")
+            columns[column] = {"Description": f"{name} in participants.tsv", **described}
+        self._write(part, columns, self._rows(part, header))
+
+    def _rows(self, part: Part, header: Sequence[str]) -> Iterable[Sequence[str]]:
+        for outputs, known in zip(self._lesions, self._id_cells, strict=True):
+            cells = self._plan.participants.cells(outputs.lesion.participant)
+            for row in _read_like(part.path(outputs), header).rows:
+                yield [*known, *row, *cells]
+
+    def write_matrices(self, seg: str) -> None:
+        """Write the pairs of an atlas that each lesion cuts, and mean matrices."""
+        said, n = self._words["matrices"], len(self._lesions)
+        parts = {part.desc: part for part in self._plan.parts if part[::2] == (seg, "relmat")}
+        order = {desc: parts[desc] for desc in said if desc in parts}
+        ends = {
+            f"{column}_{end}": {"Description": f"{what} of {which} parcel of the pair"}
+            for end, which in (("a", "one"), ("b", "the other"))
+            for column, what in (("index", "Number"), ("name", "Name"))
+        }
+        columns = {**self._ids, **ends, **{desc: said[desc] for desc in order}}
+        header = read_table(parts["count"].path(self._lesions[0])).columns
+        sums = dict[str, FloatArray]()
+        rows = self._pairs(order, header, sums)
+        pairs = Part(seg, "pairs", "stats")
+        self._write(pairs, columns, rows, Rows=self._words["group"]["pairs"])
+        for desc, total in sums.items():
+            sidecar = {
+                "Description": f"Mean over {n} lesions of {desc}",
+                "Units": said[desc]["Units"],
+                "Sources": [self._uri(parts[desc].path(outputs)) for outputs in self._lesions],
+                "Atlas": seg,
+                "Lacuna": self._said,
+            }
+            mean = parts[desc]._replace(desc=f"mean{desc}")
+            write_matrix(self._folder / mean.name, total / n, header[1:], sidecar)
+
+    def _pairs(
+        self, parts: Mapping[str, Part], header: Sequence[str], sums: dict[str, FloatArray]
+    ) -> Iterable[Sequence[str]]:
+        """Yield a row for each lesion and pair; add up the matrices that are averaged."""
+        numbers = _Numbers()
+        regions = parts["count"]._replace(desc="parcels", suffix="stats")
+        for outputs, known in zip(self._lesions, self._id_cells, strict=True):
+            cells = {k: _read_like(part.path(outputs), header).rows for k, part in parts.items()}
+            cut = np.zeros((len(header) - 1,) * 2, bool)
+            for desc in AVERAGED:
+                matrix = np.array([[numbers[cell] for cell in row[1:]] for row in cells[desc]])
+                sums[desc] = sums.get(desc, 0) + matrix
+                # Of most pairs the path gets longer: with these the table would be all matrices.
+                cut |= (desc != "deltasspl") & (np.nan_to_num(matrix) != 0)
+            table = read_table(regions.path(outputs))
+            index, name = table.columns.index("index"), table.columns.index("name")
+            for a, b in np.argwhere(np.triu(cut, 1)):
+                both = [table.rows[at][column] for at in (a, b) for column in (index, name)]
+                yield [*known, *both, *(rows[a][b + 1] for rows in cells.values())]
+
+    def write_maps(self) -> GroupResult:
+        """Write every map; return what a page tells."""
+        grid, overlap, inexact = self._overlap()
+        masks = [outputs.lesion_path() for outputs in self._lesions]
+        drawn = [self._write_map("lesionoverlap", overlap, grid, masks, NotExact=inexact)]
+        density = None
+        if self._plan.grid is not None:
+            first = self._lesions[0]
+            coverage = first.path("coverage", "mask", ".nii.gz")
+            covered = load_image(coverage).array > 0
+            drawn += self._write_disconnection(covered, grid)
+            drawn.append(self._write_map("coverage", covered, grid, [coverage]))
+            density = load_image(first.path("tdi", "map", ".nii.gz")).array
+        files = sorted(path.name for path in self._folder.iterdir() if path.suffix != ".json")
+        summary = read_table(self._folder / SUMMARY.name)
+        return GroupResult(summary, grid, drawn, density, files)
+
+    def _overlap(self) -> tuple[Grid, FloatArray, list[str]]:
+        """Return the lesions in each voxel of a grid, and names of those that are not exact."""
+        plan, inexact = self._plan, []
+        grid = plan.grid or choose_grid(
+            NO_REPORT_GRID_MM, plan.space, lambda: _lesion_box(self._lesions)
+        )
+        total = np.zeros(grid.canonical.shape)
+        for outputs in self._lesions:
+            mask = load_mask(outputs.lesion_path())
+            if not add_lesion(total, grid, mask.array, mask.grid):
+                inexact.append(outputs.lesion.path.name)
+        return grid, grid.orientation.from_canonical(total), inexact
+
+    def _write_disconnection(self, covered: BoolArray, grid: Grid) -> list[GroupMap]:
+        """Write the mean disconnection, and how many lesions reach each threshold."""
+        paths = [outputs.path("disconnection", "map", ".nii.gz") for outputs in self._lesions]
+        total = np.zeros(grid.shape)
+        counts = {at: np.zeros(grid.shape, np.int64) for at in self._plan.thresholds}
+        for path in paths:
+            # Maps are stored as float32: a share of 0.7 is less than 0.7 in any other type.
+            shares = load_image(path).array.astype(np.float32)
+            total += shares
+            for at, count in counts.items():
+                count += shares >= np.float32(at)
+        mean = np.where(covered, total / len(paths), 0)
+        written = [self._write_map("meandisconnection", mean, grid, paths)]
+        for at, count in counts.items():
+            desc, share = (
+                f"frequency{threshold_label(at)}",
+                np.where(covered, count / len(paths), 0),
+            )
+            written.append(self._write_map(desc, share, grid, paths, Threshold=at))
+        return written
+
+    def _write_map(
+        self, desc: str, array: NDArray[Any], grid: Grid, sources: Sequence[Path], **more: Any
+    ) -> GroupMap:
+        space, sizes = self._plan.space, resolution_label(grid)
+        own = {**self._words["group"][desc.partition("thr")[0]]}
+        own["Description"] = own["Description"].format(threshold=more.get("Threshold"))
+        array = array if array.dtype == bool else array.astype(np.float32)
+        path = self._folder / f"group_space-{space}_res-{sizes}_desc-{desc}_map.nii.gz"
+        save_map(path, array, grid, code=nifti_code(space))
+        sidecar = {
+            **own,
+            **more,
+            "Resolution": f"{sizes.replace('p', '.')} mm, {' × '.join(map(str, grid.shape))}",
+            "SpatialReference": space_reference(space),
+            "Sources": list(map(self._uri, sources)),
+            "Lacuna": self._said,
+        }
+        write_json(path.with_name(path.name.replace(".nii.gz", ".json")), sidecar)
+        return GroupMap(desc, array, own["Description"])
+
+    def _write(
+        self,
+        part: Part,
+        columns: Mapping[str, Any],
+        rows: Iterable[Sequence[str]],
+        **more: Any,
+    ) -> None:
+        """Write a table row by row, and its data dictionary."""
+        path = self._folder / part.name
+        with replacing(path) as stream:
+            for row in chain([columns], rows):
+                stream.write(("\t".join(row) + "\n").encode())
+        write_json(path.with_suffix(".json"), {**columns, "Lacuna": {**self._said, **more}})
+
+    def _uri(self, path: Path) -> str:
+        return f"bids::{path.relative_to(self._plan.output_dir).as_posix()}"
+
+
+class _Numbers(dict[str, float]):
+    """The number that each cell of a matrix is: they hold the same few again and again."""
+
+    def __missing__(self, cell: str) -> float:
+        number = self[cell] = np.nan if cell == "n/a" else float(cell)
+        return number
 
 
 def threshold_label(threshold: float) -> str:
@@ -78,115 +300,23 @@ def threshold_label(threshold: float) -> str:
     return "thr" + (percent.zfill(2) if percent.isdecimal() else percent.replace(".", "p"))
 
 
-def write_group(plan: GroupPlan, command: Sequence[str]) -> GroupMaps:
-    """Write every table, matrix and map of a plan, all of them or none.
-
-    Parameters
-    ----------
-    plan
-        From `plan_group`.
-    command
-        What the record says was run.
-
-    Returns
-    -------
-    GroupMaps
-        What the maps hold.
-
-    Raises
-    ------
-    DatasetError
-        If results changed since they were planned, or do not fit together.
-    """
-    said = _describe(plan, command)
-    with ExitStack() as stack:  # files take their places when everything was read
-        written = _Written(plan.output_dir, stack)
-        for part in plan.parts("stats"):
-            _write_table(plan, part, said, written)
-        for seg in dict.fromkeys(part.seg for part in plan.parts("relmat")):
-            _write_matrices(plan, seg, said, written)
-        maps = _gather_maps(plan)
-        described = _keep_maps(plan, maps, said, written)
-        check_unchanged(plan)
-        written.write()
-    _remove_former(plan.output_dir, written.names)
-    files = sorted(name for name in written.names if not name.endswith(".json"))
-    return replace(maps, described=described, files=tuple(files))
-
-
-class _Written:
-    """The files of a run: none takes its place before everything was read.
-
-    Parameters
-    ----------
-    root
-        Where they go.
-    stack
-        What closes the tables, which then take their places.
-    """
-
-    def __init__(self, root: Path, stack: ExitStack) -> None:
-        self.root, self.names = root, set[str]()
-        self._stack = stack
-        self._later: list[Callable[[], None]] = []
-
-    def stream(self, name: str) -> BinaryIO:
-        """Open a table that is written while lesions are read."""
-        self.names.add(name)
-        return self._stack.enter_context(replacing(self.root / name))
-
-    def later(self, name: str, write: Callable[..., None], *content: Any, **options: Any) -> None:
-        """Keep what is written, by a function of path and content, once everything was read."""
-        self.names.add(name)
-        self._later.append(partial(write, self.root / name, *content, **options))
-
-    def write(self) -> None:
-        """Write what was kept."""
-        for write in self._later:
-            write()
-
-
-def _identify(plan: GroupPlan) -> tuple[dict[str, dict[str, str]], list[list[str]]]:
+def _identify(
+    lesions: Sequence[LesionOutputs],
+) -> tuple[dict[str, dict[str, str]], list[list[str]]]:
     """Return the columns that tell lesions apart, described, and their cells for each lesion."""
-    entities = [lesion.outputs.lesion.entities for lesion in plan.lesions]
-    further = dict.fromkeys(key for each in entities for key in each if key not in _UNTOLD)
-    further_told = [key for key in further if len({each.get(key) for each in entities}) > 1]
+    entities = [outputs.lesion.entities for outputs in lesions]
     columns = {"participant_id": {"Description": "The participant, as in participants.tsv"}}
-    if any("ses" in each for each in entities):
+    if has_sessions := any("ses" in each for each in entities):
         columns["session_id"] = {"Description": "The session"}
-    for key in further_told:
+    further = dict.fromkeys(key for each in entities for key in each if key not in _UNTOLD)
+    told = [key for key in further if len({each.get(key) for each in entities}) > 1]
+    for key in told:
         columns[f"{key}_id"] = {"Description": f"Value of {key}- in the lesion's name"}
     rows = []
     for each in entities:
-        row = [f"sub-{each['sub']}"]
-        if "session_id" in columns:
-            row.append(f"ses-{each['ses']}" if "ses" in each else "n/a")
-        rows.append(row + [each.get(key, "n/a") for key in further_told])
+        session = [f"ses-{each['ses']}" if "ses" in each else "n/a"] * has_sessions
+        rows.append([f"sub-{each['sub']}", *session, *(each.get(key, "n/a") for key in told)])
     return columns, rows
-
-
-def _write_table(plan: GroupPlan, part: Part, said: Mapping[str, Any], written: _Written) -> None:
-    """Write one kind of table over all lesions, with what is known of their participants."""
-    ids, id_rows = _identify(plan)
-    first = plan.lesions[0].path(part)
-    own = read_sidecar(first.with_suffix(".json"))
-    columns: dict[str, Any] = {**ids}
-    for name in read_table(first).columns:
-        columns[_unused(name, columns, "lesion")] = own.get(name, {})
-    for name, described in plan.participants.columns.items():
-        column = _unused(name, columns, "participants")
-        columns[column] = {"Description": f"{name} in participants.tsv", **described}
-    stream = written.stream(part.name)
-    _put(stream, columns)
-    for lesion, known in zip(plan.lesions, id_rows, strict=True):
-        cells = plan.participants.cells(lesion.outputs.lesion.participant)
-        for row in read_part(lesion, part).rows:
-            _put(stream, [*known, *row, *cells])
-    written.later(_sidecar(part.name), write_json, {**columns, "Lacuna": said})
-
-
-def _put(stream: BinaryIO, cells: Sequence[str] | Mapping[str, Any]) -> None:
-    stream.write(("\t".join(cells) + "\n").encode())
 
 
 def _unused(name: str, taken: Mapping[str, Any], prefix: str) -> str:
@@ -196,183 +326,27 @@ def _unused(name: str, taken: Mapping[str, Any], prefix: str) -> str:
     return name
 
 
-def _write_matrices(plan: GroupPlan, seg: str, said: Mapping[str, Any], written: _Written) -> None:
-    """Write the pairs of an atlas that each lesion touches, and mean matrices."""
-    parts = {part.desc: part for part in plan.parts("relmat") if part.seg == seg}
-    order = [desc for desc in words()["matrices"] if desc in parts]
-    ids, id_rows = _identify(plan)
-    ends = {
-        f"{column}_{end}": {"Description": f"{what} of {which} parcel of the pair"}
-        for end, which in (("a", "one"), ("b", "the other"))
-        for column, what in (("index", "Number"), ("name", "Name"))
-    }
-    columns = {**ids, **ends, **{desc: words()["matrices"][desc] for desc in order}}
-    pairs = Part(seg, "pairs", "stats")
-    stream, sums = written.stream(pairs.name), dict[str, FloatArray]()
-    _put(stream, columns)
-    names: tuple[str, ...] = ()
-    counts: tuple[tuple[str, ...], ...] | None = None
-    for lesion, known in zip(plan.lesions, id_rows, strict=True):
-        tables = {desc: read_part(lesion, parts[desc]) for desc in order}
-        if "count" in tables and counts not in (None, tables["count"].rows):
-            raise DatasetError(
-                f"{lesion.path(parts['count'])} counts other streamlines than the lesions before: "
-                "the results are of two tractograms or atlases. Run the participant level again."
-            )
-        counts = tables["count"].rows if "count" in tables else None
-        names = tables[order[0]].columns[1:]
-        values = {desc: _numbers(tables[desc]) for desc in AVERAGED if desc in tables}
-        for desc, matrix in values.items():
-            sums[desc] = sums.get(desc, 0) + matrix
-        indices = _parcel_numbers(lesion, seg, len(names))
-        touched = np.sum([np.nan_to_num(matrix) != 0 for matrix in values.values()], axis=0)
-        for a, b in np.argwhere(np.triu(touched, 1)):
-            row = [indices[a], names[a], indices[b], names[b]]
-            _put(stream, [*known, *row, *(tables[desc].rows[a][b + 1] for desc in order)])
-    dictionary = {**columns, "Lacuna": {**said, "Rows": words()["group"]["pairs"]}}
-    written.later(_sidecar(pairs.name), write_json, dictionary)
-    _keep_means(plan, seg, sums, names, said, written)
-
-
-def _keep_means(
-    plan: GroupPlan,
-    seg: str,
-    sums: Mapping[str, FloatArray],
-    names: Sequence[str],
-    said: Mapping[str, Any],
-    written: _Written,
-) -> None:
-    for desc, total in sums.items():
-        part = Part(seg, f"mean{desc}", "relmat")
-        sources = [_uri(plan, lesion.path(Part(seg, desc, "relmat"))) for lesion in plan.lesions]
-        about = {"Description": f"Mean over {len(plan.lesions)} lesions of {desc}"}
-        own = {**about, "Units": words()["matrices"][desc]["Units"], "Sources": sources}
-        written.names.add(_sidecar(part.name))
-        sidecar = {**own, "Atlas": seg, "Lacuna": said}
-        written.later(part.name, write_matrix, total / len(plan.lesions), names, sidecar)
-
-
-def _sidecar(name: str) -> str:
-    return Path(name).stem + ".json"
-
-
-def _numbers(table: TextTable) -> FloatArray:
-    cells = np.array([row[1:] for row in table.rows])
-    return np.where(cells == "n/a", "nan", cells).astype(np.float64)
-
-
-def _parcel_numbers(lesion: DoneLesion, seg: str, n_parcels: int) -> Sequence[str]:
-    part = Part(seg, "parcels", "stats")
-    if part not in lesion.tables:
-        return [str(number + 1) for number in range(n_parcels)]
-    table = read_part(lesion, part)
-    return [row[table.columns.index("index")] for row in table.rows]
-
-
-def _gather_maps(plan: GroupPlan) -> GroupMaps:
-    """Add up the maps and masks of all lesions, one at a time."""
-    places = [lesion.outputs for lesion in plan.lesions]
-    grid = plan.grid or choose_grid(NO_REPORT_GRID_MM, plan.space, lambda: _lesion_box(places))
-    overlap, inexact = LesionOverlap(grid), []
-    sums: MapSums | None = None
-    for outputs in places:
-        mask = load_mask(outputs.lesion_path())
-        if not overlap.add(mask.array, mask.grid):
-            inexact.append(outputs.lesion.path.name)
-        if plan.grid is None:
-            continue
-        coverage = _load(outputs.path("coverage", "mask", ".nii.gz"), grid) > 0
-        sums = sums or MapSums(coverage, plan.thresholds)
-        if not np.array_equal(coverage, sums.coverage):
-            raise DatasetError(
-                f"{outputs.path('coverage', 'mask', '.nii.gz')} differs from that of the lesions "
-                "before: the results are of two tractograms. Run the participant level again."
-            )
-        sums.add(_load(outputs.path("disconnection", "map", ".nii.gz"), grid))
-    arrays: dict[str, NDArray[Any]] = {"lesionoverlap": overlap.counts.astype(np.float32)}
-    if sums is None:
-        return GroupMaps(grid, arrays, None, tuple(inexact))
-    arrays["meandisconnection"] = sums.mean.astype(np.float32)
-    for threshold, share in sums.frequencies.items():
-        arrays[f"frequency{threshold_label(threshold)}"] = share.astype(np.float32)
-    arrays["coverage"] = sums.coverage
-    density = _load(places[0].path("tdi", "map", ".nii.gz"), grid)
-    return GroupMaps(grid, arrays, density, tuple(inexact))
-
-
-def _load(path: Path, grid: Grid) -> NDArray[Any]:
-    image = load_image(path)
-    if not image.grid.is_same(grid):
+def _read_like(path: Path, columns: Sequence[str]) -> TextTable:
+    """Return a table that has the columns of the others of its kind."""
+    table = read_table(path)
+    if table.columns != columns:
         raise DatasetError(
-            f"{path} is not on the report grid of {path.name}'s dataset: run the participant "
-            "level again."
+            f"{path} has other columns than the tables of other lesions, as a file that was "
+            "edited: run the participant level again, with --overwrite."
         )
-    return image.array
+    return table
 
 
-def _lesion_box(places: Sequence[LesionOutputs]) -> tuple[FloatArray, FloatArray]:
+def _lesion_box(lesions: Sequence[LesionOutputs]) -> tuple[FloatArray, FloatArray]:
     """Return the corners of the box that holds all lesions, mm RAS+."""
     lows, highs = [], []
-    for outputs in places:
+    for outputs in lesions:
         mask = load_mask(outputs.lesion_path())
         centres = mask.grid.to_world(np.argwhere(mask.array))
         reach = np.abs(mask.grid.affine[:3, :3]).sum(axis=1) / 2
         lows.append(centres.min(axis=0) - reach)
         highs.append(centres.max(axis=0) + reach)
     return np.min(lows, axis=0), np.max(highs, axis=0)
-
-
-def _keep_maps(
-    plan: GroupPlan, maps: GroupMaps, said: Mapping[str, Any], written: _Written
-) -> dict[str, str]:
-    """Keep every map to be written; return what each is."""
-    described = {}
-    sizes = resolution_label(maps.grid)
-    shared = {
-        "Resolution": f"{sizes.replace('p', '.')} mm, {' × '.join(map(str, maps.grid.shape))}",
-        "SpatialReference": space_reference(plan.space),
-    }
-    labels = {f"frequency{threshold_label(at)}": at for at in plan.thresholds}
-    for desc, array in maps.arrays.items():
-        entities = {"space": plan.space, "res": sizes, "desc": desc}
-        own = dict(words()["group"]["frequency" if desc in labels else desc])
-        sources = [_uri(plan, _source(lesion.outputs, desc)) for lesion in plan.lesions]
-        if desc in labels:
-            text = own["Description"].format(threshold=labels[desc])
-            own |= {"Description": text, "Threshold": labels[desc]}
-        if desc == "lesionoverlap":
-            own["NotExact"] = list(maps.inexact)
-        described[desc] = own["Description"]
-        code, image = nifti_code(plan.space), group_name(entities, "map", ".nii.gz")
-        written.later(image, save_map, array, maps.grid, code=code)
-        sidecar = {**own, **shared, "Sources": sources, "Lacuna": said}
-        written.later(group_name(entities, "map", ".json"), write_json, sidecar)
-    return described
-
-
-def _source(outputs: LesionOutputs, desc: str) -> Path:
-    if desc == "lesionoverlap":
-        return outputs.lesion_path()
-    if desc == "coverage":
-        return outputs.path("coverage", "mask", ".nii.gz")
-    return outputs.path("disconnection", "map", ".nii.gz")
-
-
-def _describe(plan: GroupPlan, command: Sequence[str]) -> dict[str, Any]:
-    """Return what the sidecar of every file says of the run."""
-    return {
-        "Command": list(command),
-        "Level": "group",
-        "Lesions": len(plan.lesions),
-        "Participants": len({lesion.outputs.lesion.participant for lesion in plan.lesions}),
-        "LeftOut": dict(plan.left_out),
-        "Parameters": dict(plan.parameters),
-        "Versions": dict(versions()),
-    }
-
-
-def _uri(plan: GroupPlan, path: Path) -> str:
-    return f"bids::{path.relative_to(plan.output_dir).as_posix()}"
 
 
 def _remove_former(root: Path, names: set[str]) -> None:
