@@ -14,10 +14,13 @@ import pytest
 from tests.phantoms import parallel_tract, write_nifti, write_tck
 from tests.report.test_page import Elements
 
+from lacuna.bids.dataset import LesionFile
+from lacuna.bids.derivatives import LesionOutputs
 from lacuna.cli.main import main
 from lacuna.cli.pages import Pages
 from lacuna.geometry.grid import Grid
 from lacuna.report.page import format_number
+from lacuna.report.participant import update_page
 from lacuna.report.section import decode_section, encode_section
 
 GRID = Grid((20, 20, 1), np.eye(4))
@@ -42,17 +45,22 @@ def inputs(tmp_path):
     (tmp_path / "toy.tsv").write_text(f"index\tname\n1\t{ODD}\n2\tb\n5\tc\n9\td\n12\te\n")
 
 
-def snm(*words, output="out"):
+def snm(*words, output="out", code=0):
     options = ["--grid", "grid.nii.gz", "--min-tdi", "1", "--no-figures", "--space", "Study"]
     options += ["--tractogram-space", "Study", "--atlas", "toy.nii.gz", "--atlas-space", "Study"]
-    assert main(["run", "snm", "data", output, "--tractogram", "tract.tck", *options, *words]) == 0
+    words = ["run", "snm", "data", output, "--tractogram", "tract.tck", *options, *words]
+    assert main(words) == code
     return Path(output)
 
 
-def damage(*words):
+def damage(*words, code=0):
     options = ["--space", "Study", "--atlas", "toy.nii.gz", "--atlas-space", "Study"]
-    assert main(["run", "damage", "data", "out", *options, *words]) == 0
+    assert main(["run", "damage", "data", "out", *options, *words]) == code
     return Path("out")
+
+
+def a_lesion(output, label):
+    return LesionOutputs(LesionFile(Path("m.nii"), {"sub": label}), output.absolute(), "S", "2")
 
 
 def read_page(output):
@@ -184,6 +192,61 @@ def test_report__second_run_has_nothing_to_do(capsys):
     (first,) = {p.stat().st_mtime_ns for p in Path("out").glob("*.html")}
     snm()
     assert {p.stat().st_mtime_ns for p in Path("out").glob("*.html")} == {first}
+
+
+def test_report__page_that_is_gone_is_made_again_and_leftovers_of_it_are_cleared():
+    page = snm() / "sub-a.html"
+    content = page.read_bytes()
+    page.unlink()
+    leftover = page.with_name(".sub-a.html.0123456789ab_p12345678.part")
+    other = page.with_name(".sub-b.html.0123456789ab_p12345678.part")
+    leftover.touch()
+    other.touch()
+    snm("--dry-run")
+    assert not page.exists()
+    snm()
+    assert page.read_bytes() == content
+    assert not leftover.exists()
+    assert other.exists()  # of a participant that this run is not about
+
+
+@pytest.mark.parametrize("run", [snm, damage])
+def test_report__lesion_that_fails_later_shows_no_more(run):
+    run()
+    masks = sorted(Path("data").iterdir())
+    masks[0].write_bytes(b"")
+    run(code=1)
+    (lesion,) = [s for s in read_page(Path("out")).all("section") if s.get("class") == "lesion"]
+    assert "ses-2" in lesion["id"]
+    masks[1].write_bytes(b"")
+    run(code=1)
+    assert not list(Path("out").glob("*.html"))
+
+
+def test_report__page_goes_with_its_sections_when_it_is_not_wanted_any_more():
+    snm()
+    assert not list(snm("--no-report").rglob("*.html"))
+
+
+def test_report__damaged_section_is_left_out_and_said(caplog):
+    output = snm()
+    section = next(output.rglob("*ses-1*_report.html"))
+    section.unlink()
+    section.write_text("<!-- half")
+    update_page(a_lesion(output, "a"))
+    assert f"{section.name} is damaged" in caplog.text
+    lesions = [s for s in read_page(output).all("section") if s.get("class") == "lesion"]
+    assert len(lesions) == 1
+
+
+def test_report__is_the_same_from_any_number_of_processes():
+    def read(output):
+        text = (output / "sub-a.html").read_text("utf-8")
+        text = re.sub(r'<td class="number">[\d.]+ s</td>', "", text)
+        return re.sub(r"<pre><code>[^<]*</code></pre>", "", text)
+
+    one, two = snm("--nprocs", "1", output="one"), snm("--nprocs", "2", output="two")
+    assert read(one) == read(two)
 
 
 def test_report__another_session_comes_into_the_page_that_is_there():

@@ -73,7 +73,7 @@ def run_damage(args: argparse.Namespace) -> int:
     """Measure what each lesion takes of each atlas."""
     from functools import partial
 
-    from lacuna.cli.pages import Pages
+    from lacuna.cli.pages import Pages, keep_pages
     from lacuna.workflow.batch import Choices, lesion_spaces, work_through
     from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
     from lacuna.workflow.stores import open_store
@@ -103,7 +103,7 @@ def run_damage(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     report = None if args.no_report else Pages(record.atlases)
-    tell = print_rows(COLUMNS)
+    tell = keep_pages(plan, print_rows(COLUMNS))
     work = partial(damage_lesion, plan, report=report)
     outcomes = work_through(plan, work, crew=crew, on_outcome=tell)
     return conclude(args, outcomes, plan.output_dir)

@@ -1,10 +1,10 @@
-"""What a run tells the report of each lesion: made once, and handed to worker processes."""
+"""What a run tells the report of each lesion, and when the pages of participants are written."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,14 +12,35 @@ if TYPE_CHECKING:
     from lacuna.bids.derivatives import LesionOutputs
     from lacuna.report.figures import Background
     from lacuna.report.section import CutResults
+    from lacuna.workflow.batch import BatchPlan, Outcome
     from lacuna.workflow.damage import OpenedAtlas
     from lacuna.workflow.lesion import Lesion
     from lacuna.workflow.record import RunRecord
 
 
+def keep_pages(
+    plan: BatchPlan[Any], tell: Callable[[Outcome], None] | None = None
+) -> Callable[[Outcome], None]:
+    """Return what brings the page of each lesion's participant up to date, and then calls another.
+
+    Whether a lesion was done, done before or failed, its page says so; a page that is gone is
+    made again. Runs where no other process of this run writes pages.
+    """
+    from lacuna.report.participant import clear_unfinished, update_page
+
+    clear_unfinished(plan.outputs)
+
+    def told(outcome: Outcome) -> None:
+        update_page(outcome.outputs)
+        if tell is not None:
+            tell(outcome)
+
+    return told
+
+
 @dataclass(frozen=True, eq=False)
 class Pages:
-    """Writes the report of a lesion, once its tables are there.
+    """Writes the section about a lesion, once its tables are there; handed to worker processes.
 
     Parameters
     ----------
@@ -37,11 +58,12 @@ class Pages:
     record: RunRecord | None = None
     template: Background | None = None
     index_seconds: float | None = None
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __call__(
         self, outputs: LesionOutputs, lesion: Lesion, result: Disconnection | None, started: float
     ) -> None:
-        """Write the report.
+        """Write the section.
 
         Parameters
         ----------
@@ -54,48 +76,40 @@ class Pages:
         """
         from lacuna.geometry.parcellation import Parcellation
         from lacuna.report.figures import Volume, crop_lesion
-        from lacuna.report.participant import write_report
+        from lacuna.report.participant import write_section
         from lacuna.report.section import LesionReport
+        from lacuna.report.viewer import embed, encode_background
 
+        if not self._made:  # once in each process
+            ground = self.template or self._ground(result)
+            packed = embed("background", encode_background(ground))
+            self._made.update(background=ground, packed=packed)
         contents = [atlas.content for atlas in self.atlases]
         seconds = {"this lesion, up to this page": time.perf_counter() - started}
         if self.index_seconds is not None:
             seconds = {"index, once for all lesions": self.index_seconds, **seconds}
-        ground, packed = self._ground(result)
         report = LesionReport(
             outputs,
             crop_lesion(Volume(lesion.mask, lesion.grid)),
-            ground,
-            packed,
+            **self._made,
             parcellations=[atlas for atlas in contents if isinstance(atlas, Parcellation)],
             tract_atlases=[a.name for a in contents if not isinstance(a, Parcellation)],
             cut=None if result is None else _describe_cut(result),
-            sources=[] if self.record is None else [cite_tractogram(self.record.tractogram.name)],
             seconds=seconds,
         )
-        write_report(report)
+        write_section(report)
 
-    def _ground(self, result: Disconnection | None) -> tuple[Background, str]:
-        """Return what is beneath everything, and the same for the viewer; made once."""
-        from lacuna.report.viewer import embed, encode_background
-
-        if "_made" not in self.__dict__:
-            ground = self.template or (self._atlas_ground if result is None else None)
-            if ground is None:
-                assert result is not None
-                ground = density(result, self.record)
-            self.__dict__["_made"] = ground, embed("background", encode_background(ground))
-        made: tuple[Background, str] = self.__dict__["_made"]
-        return made
-
-    @cached_property
-    def _atlas_ground(self) -> Background:
-        """The extent of the first atlas."""
+    def _ground(self, result: Disconnection | None) -> Background:
+        """Return the density of the tractogram, or without one the extent of the first atlas."""
         import numpy as np
 
         from lacuna.geometry.parcellation import Parcellation
         from lacuna.report.figures import Background, Volume
 
+        if result is not None:
+            caption = "density of the tractogram's streamlines"
+            caption += "" if self.record is None else f"; {self.record.reference}"
+            return Background(Volume(result.tdi, result.grid), caption, is_density=True)
         atlas = self.atlases[0].content
         inside: np.ndarray[Any, Any]
         if isinstance(atlas, Parcellation):
@@ -107,27 +121,8 @@ class Pages:
         return Background(Volume(inside.astype(np.uint8), grid), caption, is_density=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is made once: each process makes its own."""
-        return {k: v for k, v in self.__dict__.items() if k not in ("_made", "_atlas_ground")}
-
-
-def density(result: Disconnection, record: RunRecord | None) -> Background:
-    """Return the density of a tractogram's streamlines as a background."""
-    from lacuna.report.figures import Background, Volume
-
-    caption = "density of the tractogram's streamlines"
-    caption += "" if record is None else f"; {record.reference}"
-    return Background(Volume(result.tdi, result.grid), caption, is_density=True)
-
-
-def cite_tractogram(name: str) -> tuple[str, str]:
-    """Return citation and DOI of a tractogram of the catalogue; of others, that one is needed."""
-    from lacuna.assets.catalog import load_catalog
-
-    for asset in load_catalog().values():
-        if name in asset.files and asset.citation:
-            return f"{asset.title}: {asset.citation}.", asset.doi
-    return f"[The publication of the tractogram {name}.]", ""
+        """Leave out what each process makes for itself."""
+        return {**self.__dict__, "_made": {}}
 
 
 def _describe_cut(result: Disconnection) -> CutResults:
@@ -140,11 +135,10 @@ def _describe_cut(result: Disconnection) -> CutResults:
     ids = result.cut_ids
     chosen = np.linspace(0, len(ids) - 1, min(len(ids), MAX_STREAMLINES)).round().astype(np.int64)
     points, offsets = result.index.streamlines.gather(ids[chosen])
-    low, high = result.index.parts.box_mm
     return CutResults(
         Volume(np.where(result.coverage, result.disconnection, 0), result.grid),
         Volume(result.tdi, result.grid),
         points,
         offsets,
-        (low, high),
+        result.index.parts.box_mm,
     )

@@ -192,6 +192,7 @@ def map_lesions(
     Finished or None
         None if only the plan was wanted, or all was done already.
     """
+    from lacuna.cli.pages import keep_pages
     from lacuna.workflow.batch import read_done
 
     crew = choose_crew(args, preload=("lacuna.cli.run", "lacuna.report.figures"))
@@ -199,6 +200,7 @@ def map_lesions(
     say(args, str(ready.plan))
     if args.dry_run:
         return None
+    tell = keep_pages(ready.plan, tell)
     if ready.plan.is_done:
         conclude(args, read_done(ready.plan, tell), ready.plan.output_dir)
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextvars import Context
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from lacuna.bids.derivatives import LesionOutputs, write_text
@@ -10,8 +12,10 @@ from lacuna.report.page import build_page
 from lacuna.report.section import LesionReport, build_section, decode_section, encode_section
 from lacuna.report.viewer import viewer_scripts
 
+logger = logging.getLogger(__name__)
+
 MAX_TURNS = 20
-"""How often a page is written again because another lesion of the participant came in between."""
+"""How often a page is written again because another process came in between."""
 
 
 def section_path(outputs: LesionOutputs) -> Path:
@@ -26,26 +30,55 @@ def page_path(outputs: LesionOutputs) -> Path:
     return outputs.output_dir / f"sub-{outputs.lesion.participant}.html"
 
 
-def write_report(report: LesionReport) -> None:
-    """Write the part of the page that is about one lesion, and the page with it."""
+def write_section(report: LesionReport) -> None:
+    """Write the part of the page that is about one lesion."""
     write_text(section_path(report.outputs), encode_section(build_section(report)))
-    write_page(report.outputs)
 
 
-def write_page(outputs: LesionOutputs) -> None:
-    """Write the page of a participant from the sections that lie there."""
-    folder, label = section_path(outputs).parent, outputs.lesion.participant
-    for _ in range(MAX_TURNS):
-        found = _list(folder)
-        sections = [decode_section(path.read_text("utf-8")) for path in found]
-        lead = f"{len(sections)} lesion{'s' * (len(sections) != 1)}; space {outputs.space}."
-        page = build_page(f"sub-{label}", sections, lead=lead, html_end=viewer_scripts())
-        # In a context of its own: what a lesion writes is removed if it fails, and compared
-        # later, but the page is of all lesions of the participant.
-        Context().run(write_text, page_path(outputs), page)
-        # Whoever wrote a section since then may have written its page before this one.
-        if _list(folder) == found:
+def clear_unfinished(outputs: Iterable[LesionOutputs]) -> None:
+    """Remove what a run that was killed left of the pages of participants."""
+    for page in {page_path(each) for each in outputs}:
+        for part in page.parent.glob(f".{page.name}.*.part"):
+            part.unlink(missing_ok=True)
+
+
+def update_page(outputs: LesionOutputs) -> None:
+    """Let the page of a participant hold the sections that lie there; without any, there is none.
+
+    One that cannot be written is a warning: results stand without it, and the next run tries again.
+    """
+    folder, page = section_path(outputs).parent, page_path(outputs)
+    try:
+        # Whatever comes into the folder or leaves it changes the folder's time.
+        if page.stat().st_mtime_ns >= folder.stat().st_mtime_ns:
             return
+    except FileNotFoundError:
+        pass
+    try:
+        for _ in range(MAX_TURNS):
+            found = _list(folder)
+            # A process that clears up may take what this one writes, or the ledger a section.
+            with suppress(FileNotFoundError):
+                _write(page, outputs, list(found))
+                if _list(folder) == found:
+                    return
+    except OSError as error:
+        logger.warning("The page %s could not be written: %s", page, error)
+
+
+def _write(page: Path, outputs: LesionOutputs, found: list[Path]) -> None:
+    sections = []
+    for path in found:
+        try:
+            sections.append(decode_section(path.read_text("utf-8")))
+        except ValueError as error:
+            logger.warning("%s is damaged (%s), and left out of %s.", path, error, page.name)
+    if not sections:
+        page.unlink(missing_ok=True)
+        return
+    lead = f"{len(sections)} lesion{'s' * (len(sections) != 1)}; space {outputs.space}."
+    name = f"sub-{outputs.lesion.participant}"
+    write_text(page, build_page(name, sections, lead=lead, html_end=viewer_scripts()))
 
 
 def _list(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from lacuna.assets.methods import describe_methods
 from lacuna.bids.dataset import read_sidecar
 from lacuna.bids.derivatives import LesionOutputs
 from lacuna.bids.tables import read_table
 from lacuna.geometry.grid import FloatArray, IntArray
 from lacuna.geometry.parcellation import Parcellation
 from lacuna.report.figures import Background, Volume, lesion_centre, sample
-from lacuna.report.methods import methods
 from lacuna.report.page import (
     Section,
     copyable,
@@ -61,7 +61,7 @@ class CutResults:
         Streamlines through each voxel.
     points, offsets
         Some of the streamlines cut, as in `encode_streamlines`.
-    box_mm
+    box_mm : (2, 3)
         Lower and upper corner of the tractogram, mm RAS+.
     """
 
@@ -69,7 +69,7 @@ class CutResults:
     visited: Volume
     points: FloatArray
     offsets: IntArray
-    box_mm: tuple[FloatArray, FloatArray]
+    box_mm: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,6 @@ class LesionReport:
         Names of those with tracts.
     cut
         What the tractogram told; none without one.
-    sources
-        Citation and DOI of the tractogram.
     seconds
         Time that was taken, by what for.
     """
@@ -105,7 +103,6 @@ class LesionReport:
     parcellations: Sequence[Parcellation] = ()
     tract_atlases: Sequence[str] = ()
     cut: CutResults | None = None
-    sources: Sequence[tuple[str, str]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -151,9 +148,7 @@ def build_section(report: LesionReport) -> Section:
     parts += [
         (f"atlas-{seg}", f"Atlas {seg}", _tract_atlas(report, seg)) for seg in report.tract_atlases
     ]
-    names = [*(atlas.name for atlas in report.parcellations), *report.tract_atlases]
-    text = methods(report.said, report.summary, names, report.sources)
-    text = copyable(text, f"{report.anchor}-text", "Copy methods and references")
+    text = copyable(_methods(report), f"{report.anchor}-text", "Copy methods and references")
     parts.append(("methods", "Methods and references", text))
     parts.append(("provenance", "How it was made", _provenance(report)))
     body = "".join(
@@ -489,6 +484,17 @@ def parcel_centres(atlas: Parcellation) -> FloatArray:
     n = np.bincount(parcels, minlength=atlas.n_parcels)
     sums = [np.bincount(parcels, weights=v, minlength=atlas.n_parcels) for v in voxels]
     return atlas.grid.canonical.to_world(np.column_stack(sums) / n[:, None])
+
+
+def _methods(report: LesionReport) -> str:
+    said = report.said
+    told = describe_methods(said["Lacuna"], said["Lesion"], report.summary)
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in told.paragraphs)
+    items = []
+    for text, doi in told.references:
+        link = f' <a href="https://doi.org/{escape(doi)}">doi:{escape(doi)}</a>' if doi else ""
+        items.append(f"<li>{escape(text)}{link}</li>")
+    return f"{paragraphs}<h4>References</h4><ol>{''.join(items)}</ol>"
 
 
 def _provenance(report: LesionReport) -> str:

@@ -75,6 +75,7 @@ class OpenedAtlas:
         """Return what a record says of it, as JSON values."""
         return {
             "Name": self.content.name,
+            "Kind": "parcels" if isinstance(self.content, Parcellation) else "tracts",
             "Path": str(self.path),
             "BLAKE2b-128": self.content.fingerprint,
             "Space": self.space.name,
