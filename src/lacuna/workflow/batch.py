@@ -179,11 +179,9 @@ class BatchPlan(Generic[Record]):
             As in `find_standings`.
         """
         moves = self.choices.moves
-        moves = self.choices.moves.files if self.choices.moves else ()
         parameters = {
             **self.record.parameters(),
             **self.record.details(),
-            "MoveLesions": {file.path.name: fingerprint(file.path) for file in moves} or None,
             "SaveStreamlines": self.choices.save_streamlines,
             "Strict": self.choices.strict,
             "LesionMoves": moves and moves.parameters(lesion_spaces(self.listing, self.choices)),

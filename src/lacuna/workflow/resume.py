@@ -24,7 +24,6 @@ NOUNS = {
     "Atlases": "atlas",
     "Tracts": "the file of tracts",
     "Template": "the template",
-    "MoveLesions": "--move-lesions with",
     "MinEdge": "--min-edge",
     "SaveStreamlines": "--save-streamlines",
     "LesionSide": "lesion_side in participants.tsv",
