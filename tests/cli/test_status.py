@@ -339,3 +339,14 @@ def test_status__a_damaged_record_is_missing(bids, capsys):
 )
 def test_compress__runs_are_joined(numbers, text):
     assert compress(numbers) == text
+
+
+def test_status__looks_at_the_sessions_and_masks_that_a_run_would_take(bids, capsys):
+    snm()
+    told = {"lesion": {"subject": ["01", "02"]}}
+    Path("filter.json").write_text(json.dumps(told))
+    chosen = status(capsys, "--bids-filter-file", "filter.json", code=0)
+    assert [Path(each["lesion"]).name[:6] for each in chosen["lesions"]] == ["sub-01", "sub-02"]
+    capsys.readouterr()
+    assert main(["status", "bids", "out", "--session-label", "x"]) != 0
+    assert "session x" in capsys.readouterr().err

@@ -40,6 +40,18 @@ def add_input(parser: argparse.ArgumentParser) -> None:
 def add_choice(group: argparse._ActionsContainer) -> None:
     """Add which lesions are taken, and what their space is."""
     group.add_argument("--space", metavar="S", help="space of the lesions, if they do not say")
+    add_selection(group)
+    group.add_argument(
+        "--skip-bids-validation",
+        "--skip_bids_validation",
+        "--skip-bids-validator",
+        action="store_true",
+        help="do not look for errors in the BIDS dataset first",
+    )
+
+
+def add_selection(group: argparse._ActionsContainer) -> None:
+    """Add which lesions are taken."""
     group.add_argument(
         "--participant-label",
         "--participant_label",
@@ -61,13 +73,6 @@ def add_choice(group: argparse._ActionsContainer) -> None:
         metavar="FILE",
         help='JSON: which masks are taken, by their entities, as in {"lesion": {"session": "01"}}',
     )
-    group.add_argument(
-        "--skip-bids-validation",
-        "--skip_bids_validation",
-        "--skip-bids-validator",
-        action="store_true",
-        help="do not look for errors in the BIDS dataset first",
-    )
 
 
 def find_input(args: argparse.Namespace) -> "LesionListing":
@@ -78,19 +83,24 @@ def find_input(args: argparse.Namespace) -> "LesionListing":
     DatasetError
         If there are none. Errors that a validator finds are warnings, and stop nothing.
     """
+    listing = select_lesions(args)
+    if listing.kind == "dataset" and not args.skip_bids_validation:
+        _validate(args, listing)
+    return listing
+
+
+def select_lesions(args: argparse.Namespace) -> "LesionListing":
+    """Return the lesions that the arguments ask for."""
     from lacuna.bids.dataset import find_lesions
     from lacuna.bids.selection import read_filter
 
     file = args.bids_filter_file
-    listing = find_lesions(
+    return find_lesions(
         args.input,
         args.participant_label,
         session_labels=args.session_label,
         query=None if file is None else read_filter(file),
     )
-    if listing.kind == "dataset" and not args.skip_bids_validation:
-        _validate(args, listing)
-    return listing
 
 
 def _validate(args: argparse.Namespace, listing: "LesionListing") -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lacuna.cli.lesions import add_selection, select_lesions
 from lacuna.cli.options import common_options, print_json
 
 DESCRIPTION = """\
@@ -37,13 +38,7 @@ def add_parser(subparsers: Any) -> None:
         "input", type=Path, metavar="BIDS_DIR", help="dataset, folder of masks, or one mask"
     )
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="where results are")
-    parser.add_argument(
-        "--participant-label",
-        "--participant_label",
-        nargs="+",
-        metavar="LABEL",
-        help="only these participants, with or without sub-",
-    )
+    add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(needs="settings")
 
@@ -55,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     from lacuna.workflow.stores import open_store
 
     everything = find_lesions(args.input)
-    listing = find_lesions(args.input, args.participant_label)
+    listing = select_lesions(args)
     standings = look_at(listing, args.output_dir, open_store(args.settings).fingerprint)
     tasks = number_tasks(everything)
     left = [path for path, standing in standings.items() if standing.state != "done"]
