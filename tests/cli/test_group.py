@@ -213,6 +213,16 @@ def test_group__a_choice_of_participants_is_complete_without_the_others():
     assert [row["participant_id"] for row in rows("out/group_desc-summary_stats.tsv")] == ["sub-02"]
 
 
+def test_group__a_choice_by_filter_file_or_session_is_complete_without_the_others(dataset, capsys):
+    participant()
+    Path("filter.json").write_text('{"lesion": {"subject": ["01", "03"]}}')
+    group("--bids-filter-file", "filter.json", "--strict")
+    found = [row["participant_id"] for row in rows("out/group_desc-summary_stats.tsv")]
+    assert found == ["sub-01", "sub-03"]
+    group("--session-label", "1", code=1)
+    assert "No lesion mask of session 1" in capsys.readouterr().err
+
+
 def test_group__results_whose_lesion_is_gone_are_left_out(dataset, capsys):
     participant()
     shutil.rmtree(dataset / "sub-02")

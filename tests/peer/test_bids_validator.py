@@ -83,6 +83,18 @@ def check(out, code=0):
         wrong.unlink()
 
 
+def check_group(out):
+    """Check that all files about all lesions are valid, and one that is misnamed is not."""
+    written = {path.name for path in out.glob("group*")}
+    assert {"group.html", "group_desc-summary_stats.tsv"} < written
+    assert any(name.endswith("_desc-lesionoverlap_map.nii.gz") for name in written)
+    assert {code for _, code, _ in issues(out)} <= {"TOO_FEW_AUTHORS"}
+    wrong = out / "group_desc-summary_statistics.tsv"
+    shutil.copy(out / "group_desc-summary_stats.tsv", wrong)
+    assert any(i[0] == "error" and i[2] == f"/{wrong.name}" for i in issues(out))
+    wrong.unlink()
+
+
 @pytest.mark.parametrize("dataset", [("",), ("a", "b")], indirect=True, ids=["plain", "sessions"])
 def test_snm__every_output_is_valid_and_a_misnamed_one_is_not(dataset):
     words = ["run", "snm", dataset, "out", "--tractogram", "tract.tck", "--grid", "grid.nii.gz"]
@@ -91,6 +103,8 @@ def test_snm__every_output_is_valid_and_a_misnamed_one_is_not(dataset):
     assert main([str(word) for word in words]) == 0
     out = Path("out").absolute()
     check(out)
+    assert main([*map(str, words[:4]), "group", "--threshold", "0.005"]) == 0
+    check_group(out)
     links = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
     used = [json.loads(path.read_text()).get("Sources", []) for path in out.rglob("sub-*.json")]
     uris = [uri for sources in used for uri in sources if uri.startswith("bids:")]
@@ -105,3 +119,5 @@ def test_damage__every_output_is_valid_and_a_misnamed_one_is_not(dataset):
     atlas = "tpl-StudySpace_atlas-Halves_dseg.nii.gz"
     assert main(["run", "damage", str(dataset), "out", "--atlas", atlas]) == 0
     check(Path("out").absolute())
+    assert main(["run", "damage", str(dataset), "out", "group"]) == 0
+    check_group(Path("out").absolute())

@@ -1,4 +1,4 @@
-"""The page of a participant in a real browser: with no network, on a laptop, and on paper."""
+"""The pages in a real browser: with no network, on a laptop, and on paper."""
 
 import base64
 import re
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 from tests.phantoms import parallel_tract, write_nifti, write_tck
 
@@ -77,6 +78,76 @@ def test_page__fits_a_laptop_and_prints(page, browser):
     browser.get(page.as_uri())
     size = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
     assert size[0] <= size[1] <= 1280
+    printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
+    assert count_pages(base64.b64decode(printed["data"])) > 1
+
+
+@pytest.fixture
+def group_page(tmp_path):
+    """The page about twelve lesions of growing size, in files with long names."""
+    write_nifti(tmp_path / "toy.nii.gz", np.ones(GRID.shape, np.int16), GRID)
+    root = tmp_path / "bids"
+    for n in range(1, 13):
+        mask = np.zeros(GRID.shape, np.uint8)
+        mask[8, :n] = 1
+        name = f"sub-{n:02}_acq-{'long' * 9}_space-Study_label-lesion_mask.nii.gz"
+        (root / f"sub-{n:02}/anat").mkdir(parents=True)
+        write_nifti(root / f"sub-{n:02}/anat" / name, mask, GRID)
+    lines = [f"sub-{n:02}\t{'n/a' if n == 5 else 20 - n}\n" for n in range(1, 13)]
+    (root / "participants.tsv").write_text("participant_id\tscore\n" + "".join(lines))
+    words = ["run", "damage", "bids", "out"]
+    atlas = ["--atlas", "toy.nii.gz", "--atlas-space", "Study", "--no-report"]
+    assert main([*words, *atlas, "--skip-bids-validation"]) == 0
+    assert main([*words, "group", "--skip-bids-validation"]) == 0
+    return tmp_path / "out" / "group.html"
+
+
+def shown(browser):
+    """Return the first column of the rows that are to be seen, in their order."""
+    return browser.execute_script(
+        "return [...document.querySelectorAll('#lesion-table tbody tr')]"
+        ".filter((row) => row.checkVisibility()).map((row) => row.cells[0].innerText)"
+    )
+
+
+def test_group_page__sorts_and_filters_by_keyboard(group_page, browser):
+    browser.set_window_size(1366, 768)
+    browser.get(group_page.as_uri())
+    everyone = [f"sub-{n:02}" for n in range(1, 13)]
+    assert shown(browser) == everyone
+    heads = browser.find_elements("css selector", "#lesion-table thead button")
+    (score,) = [head for head in heads if head.text == "score"]
+    score.send_keys(Keys.ENTER)
+    assert shown(browser) == [*[s for s in reversed(everyone) if s != "sub-05"], "sub-05"]
+    score.send_keys(Keys.SPACE)
+    assert shown(browser) == [*[s for s in everyone if s != "sub-05"], "sub-05"]
+    sort = browser.execute_script("return arguments[0].closest('th').ariaSort", score)
+    assert sort == "descending"
+    words = browser.find_element("id", "filter")
+    words.send_keys("volume_mm3>=9 SCORE<11")
+    assert shown(browser) == ["sub-10", "sub-11", "sub-12"]
+    assert browser.find_element("id", "n-shown").text == "3 of 12 lesions"
+    words.send_keys(" sub-12_")
+    assert shown(browser) == ["sub-12"]
+    assert browser.get_log("browser") == []
+
+
+def test_group_page__fits_a_laptop_and_prints_every_row(group_page, browser):
+    browser.set_window_size(1366, 768)
+    browser.get(group_page.as_uri())
+    size = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert size[0] <= size[1] <= 1366
+    widths = browser.execute_script(
+        "return [...document.querySelectorAll('#lesion-table td')].map((cell) => cell.offsetWidth)"
+    )
+    assert max(widths) <= 320
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    browser.set_window_size(700, 900)
+    size = browser.execute_script(
+        "const t = document.getElementById('lesion-table');"
+        "return [t.scrollWidth, t.closest('.body').clientWidth]"
+    )
+    assert size[0] <= size[1]
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})
     assert count_pages(base64.b64decode(printed["data"])) > 1
 
