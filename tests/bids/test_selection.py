@@ -65,11 +65,20 @@ def test_filter__takes_what_meets_all_of_it(dataset, query, expected):
         ({"lesion": {"colour": "red"}}, "asks for colour; known: .*session"),
         ({"lesion": {"run": 1.5}}, "run is 1.5"),
         ([], "not an object of queries"),
+        ({"lesion": ["01"]}, "not an object of queries"),
+        ({"lesion": {"ses": "a", "session": "b"}}, "one entity under two names"),
     ],
 )
 def test_filter__says_what_it_does_not_know(tmp_path, content, said):
     (tmp_path / "f.json").write_text(json.dumps(content))
     with pytest.raises(OptionError, match=said):
+        read_filter(tmp_path / "f.json")
+
+
+@pytest.mark.parametrize("content", ["{half", "", b"\xff{}".decode("latin-1"), "[" * 100_000])
+def test_filter__that_is_no_json_cannot_be_read(tmp_path, content):
+    (tmp_path / "f.json").write_text(content, encoding="latin-1")
+    with pytest.raises(OptionError, match=r"f\.json cannot be read"):
         read_filter(tmp_path / "f.json")
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import shutil
 import zlib
 
 import numpy as np
@@ -38,10 +37,8 @@ def page(tmp_path):
 
 
 @pytest.fixture
-def browser(tmp_path):
-    programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
-    if None in programs:
-        pytest.skip("peer: chromium, chromedriver not installed")
+def browser(tmp_path, require_tool):
+    programs = [require_tool(name) for name in ("chromium", "chromedriver")]
     options = webdriver.ChromeOptions()
     options.binary_location = programs[0]
     # A name is looked up nowhere: whatever the page would load from elsewhere fails, and is seen.

@@ -143,7 +143,7 @@ def read_sidecar(path: Path) -> dict[str, object]:
     """
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"The sidecar {path} cannot be read ({error}); mend it.") from error
     if not isinstance(content, dict):
         raise DatasetError(f"The sidecar {path} is not a JSON object; mend it.")

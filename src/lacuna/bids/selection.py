@@ -129,7 +129,7 @@ def read_filter(path: Path) -> dict[str, tuple[Value, ...]]:
     """
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OptionError(f"--bids-filter-file {path} cannot be read: {error}.") from error
     if not isinstance(content, dict) or not all(isinstance(q, dict) for q in content.values()):
         raise OptionError(
@@ -149,6 +149,11 @@ def read_filter(path: Path) -> dict[str, tuple[Value, ...]]:
             f"{', '.join(sorted(known))}."
         )
     asked = {LONG_NAMES.get(key, key): _values(key, said, path) for key, said in query.items()}
+    if len(asked) < len(query):
+        raise OptionError(
+            f"--bids-filter-file {path} asks for one entity under two names: "
+            f"{', '.join(sorted(query))}. Keep one of them."
+        )
     return {key: values for key, values in asked.items() if "Query.OPTIONAL" not in values}
 
 

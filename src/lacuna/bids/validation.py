@@ -60,7 +60,11 @@ class Verdict:
 
 
 def validate(
-    listing: LesionListing, environment: Mapping[str, str], *, time_limit_s: float = TIME_LIMIT_S
+    listing: LesionListing,
+    environment: Mapping[str, str],
+    *,
+    program: str | None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> tuple[Verdict, str]:
     """Validate a dataset with the BIDS validator, or, without it, what Lacuna itself relies on.
 
@@ -72,6 +76,8 @@ def validate(
         The dataset, and the masks in use.
     environment
         Variables of this process, for the validator.
+    program
+        The validator, as `find_validator` returns.
     time_limit_s
         Seconds that the validator gets.
 
@@ -86,7 +92,6 @@ def validate(
         If ``dataset_description.json`` is not a JSON object.
     """
     read_sidecar(listing.root / "dataset_description.json")
-    program = find_validator()
     if program is None:
         return _check(listing), f"The BIDS validator ({PROGRAM}) was not found."
     try:

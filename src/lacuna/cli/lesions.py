@@ -107,9 +107,9 @@ def _validate(args: argparse.Namespace, listing: "LesionListing") -> None:
     import logging
     import os
 
-    from lacuna.bids.validation import validate
+    from lacuna.bids.validation import find_validator, validate
 
-    verdict, note = validate(listing, os.environ)
+    verdict, note = validate(listing, os.environ, program=find_validator())
     say(args, note)
     if str(verdict):
         logging.getLogger(__name__).warning("%s", verdict)
