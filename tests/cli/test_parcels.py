@@ -180,7 +180,7 @@ def test_snm__an_atlas_stored_otherwise_gives_the_same_files(turn):
     write_nifti(Path("copy/toy.nii.gz"), turned, Grid(turned.shape, affine))
     snm(*words, output="other", atlas="copy/toy.nii.gz:toy.tsv")
     assert lesser("other") == lesser("out")
-    assert len(lesser("out")) == 9 + 5
+    assert len(lesser("out")) == 9 + 5 + 1
 
 
 def test_snm__an_atlas_in_another_space_stops_the_run(capsys):
@@ -190,17 +190,22 @@ def test_snm__an_atlas_in_another_space_stops_the_run(capsys):
     assert not Path("out").exists()
 
 
-def test_snm__results_with_other_atlases_or_edges_are_not_mixed(capsys):
+def test_snm__results_with_other_atlases_or_edges_are_made_again(capsys):
     words = ["--tractogram", "tract.tck"]
     snm(*words)
+    (path,) = Path("out").rglob("*_desc-parcels_stats.tsv")
+    first = path.read_text()
+    capsys.readouterr()
     snm(*words)
-    snm(*words, "--min-edge", "2", code=1)
-    assert "MinEdge 0.0 there, 2.0" in capsys.readouterr().err
+    assert "done already: 1 of 1" in capsys.readouterr().err
+    snm(*words, "--min-edge", "2")
+    assert "--min-edge" in capsys.readouterr().err
     changed = labels()
     changed[0, 0] = 2
     write_nifti(Path("toy.nii.gz"), changed, GRID)
-    snm(*words, code=1)
-    assert "results of another kind (Atlases" in capsys.readouterr().err
+    snm(*words, "--min-edge", "2")
+    assert "atlas toy" in capsys.readouterr().err
+    assert path.read_text() != first
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "nan"])

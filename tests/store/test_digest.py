@@ -79,7 +79,7 @@ def test_digest__product_parameters_and_inputs_are_kept_apart():
 
 
 def test_key__an_unknown_product_names_the_known_ones():
-    with pytest.raises(OptionError, match="hits, map, streamlines, unpacked"):
+    with pytest.raises(OptionError, match="hits, map, resampled, streamlines, unpacked"):
         Key("maps")
 
 

@@ -36,6 +36,7 @@ from lacuna.workflow.products import (
     open_ends,
     open_index,
 )
+from lacuna.workflow.weights import Weights
 
 RULES = ("segment", "vertex", "mrtrix")
 
@@ -429,11 +430,11 @@ def test_make_tdi__weights_are_summed(store, tmp_path):
     path = tmp_path / "a.tck"
     write_tck(path, pack([[(0, 0, 0), (4, 0, 0)], [(2, 0, 0), (2, 0, 2)], [(30, 0, 0)]]))
     grid = straight((4, 1, 2), (2, 2, 2), (0, 0, 0))
-    weighted = make_tdi(store, path, grid=grid, weights=np.array([0.25, 2, 9]))
+    weighted = make_tdi(store, path, grid=grid, weights=Weights("w.txt", np.array([0.25, 2, 9])))
     assert weighted.dtype == np.float32
     assert weighted[:, 0].tolist() == [[0.25, 0], [2.25, 2], [0.25, 0], [0, 0]]
     with pytest.raises(OptionError, match="2 weights do not fit 3"):
-        make_tdi(store, path, grid=grid, weights=np.ones(2))
+        make_tdi(store, path, grid=grid, weights=Weights("w.txt", np.ones(2)))
 
 
 def test_find_box__holds_all_points(warm, tck, streamlines):

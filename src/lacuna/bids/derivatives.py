@@ -108,19 +108,18 @@ def plan_outputs(
         If two lesions would write one file.
     """
     root = Path(output_dir).absolute()
-    planned: dict[Path, LesionOutputs] = {}
-    for lesion in lesions:
-        outputs = LesionOutputs(lesion, root, space, resolution)
-        # Compared without case: macOS and Windows would write both into one file.
-        key = Path(str(outputs.path("summary", "stats", ".tsv")).casefold())
-        if key in planned:
-            raise DatasetError(
-                f"{planned[key].lesion.path} and {lesion.path} would both write "
-                f"{outputs.path('disconnection', 'map', '.nii.gz').name}. Rename one, or tell "
-                "them apart by ses-, acq-, run- or label-; or run them into two folders."
-            )
-        planned[key] = outputs
-    return tuple(planned.values())
+    planned = tuple(LesionOutputs(lesion, root, space, resolution) for lesion in lesions)
+    taken: dict[str, Path] = {}
+    for outputs in planned:
+        for path in (outputs.path("summary", "stats", ".tsv"), outputs.lesion_path()):
+            # Compared without case: macOS and Windows would write both into one file.
+            other = taken.setdefault(str(path).casefold(), outputs.lesion.path)
+            if other != outputs.lesion.path:
+                raise DatasetError(
+                    f"{other} and {outputs.lesion.path} would both write {path.name}. Rename one, "
+                    "or tell them apart by ses-, acq-, run- or label-; or run them into two folders."
+                )
+    return planned
 
 
 def open_output(
