@@ -40,6 +40,27 @@ N_TOP = 15
 N_PAIRS = 30
 """Pairs of parcels that are drawn and listed."""
 
+_OF_VOLUME = {
+    "damage": "share of volume lesioned",
+    "lesioned_mm3": "lesioned (mm³)",
+    "volume_mm3": "volume (mm³)",
+}
+RANKINGS = {
+    "tracts": {
+        "disconnection": "share of streamlines cut",
+        "n_cut": "streamlines cut",
+        "n_streamlines": "streamlines",
+    },
+    "parcels": {
+        "disconnection": "share of connections lost",
+        "cut": "cut",
+        "total": "streamlines to other parcels",
+    },
+    "damage": _OF_VOLUME,
+    "tractoverlap": {**_OF_VOLUME, "max_probability": "highest probability"},
+}
+"""Columns of each table that a page shows: a share, its part and its whole first."""
+
 VIEWS = (
     '<label>View <select name="view"><option value="3">planes and 3-D</option>'
     '<option value="4">3-D</option><option value="0">axial</option>'
@@ -140,13 +161,14 @@ def build_section(report: LesionReport) -> Section:
         parts.append(("disconnection", "Disconnection", _disconnection(report, report.cut)))
     parts.append(("viewer", "In three dimensions", _viewer(report)))
     if report.cut is not None and report.outputs.path("tracts", "stats", ".tsv").exists():
-        parts.append(("tracts", "Tracts", _tracts(report)))
+        parts.append(("tracts", "Tracts", _ranking(report, "tracts")))
     parts += [
         (f"atlas-{atlas.name}", f"Atlas {atlas.name}", _atlas(report, atlas))
         for atlas in report.parcellations
     ]
     parts += [
-        (f"atlas-{seg}", f"Atlas {seg}", _tract_atlas(report, seg)) for seg in report.tract_atlases
+        (f"atlas-{seg}", f"Atlas {seg}", _ranking(report, "tractoverlap", seg))
+        for seg in report.tract_atlases
     ]
     text = copyable(_methods(report), f"{report.anchor}-text", "Copy methods and references")
     parts.append(("methods", "Methods and references", text))
@@ -334,11 +356,11 @@ def _top(rows: Sequence[Row], column: str, then: str) -> list[Row]:
     return sorted(known, key=lambda row: (-float(row[column]), -float(row[then])))[:N_TOP]
 
 
-def _ranking(
-    report: LesionReport, rows: Sequence[Row], by: str, shown: Mapping[str, str], path: Path
-) -> str:
-    """Return bars and a table of the rows that lost most; a share, its part and its whole first."""
-    _, part, whole, *_ = shown
+def _ranking(report: LesionReport, desc: str, seg: str = "") -> str:
+    """Return bars and a table of the rows that lost most."""
+    rows, shown = report.rows(desc, seg), RANKINGS[desc]
+    path = report.outputs.path(desc, "stats", ".tsv", seg=seg)
+    by, part, whole, *_ = shown
     top, what = _top(rows, by, part), shown[by]
     if not top:
         return f'<p class="note">None of {len(rows)} has lost anything. {report.link(path)}</p>'
@@ -354,36 +376,13 @@ def _ranking(
     drawn = bars([row["name"] for row in top], shares, alt, labels=labels)
     most = f"the {len(top)} highest of {n}" if n > len(top) else f"all {n}"
     said = f"{what.capitalize()}: {most} above 0, of {len(rows)} in all."
-    listed = table(
-        ["name", *shown.values()],
-        [[row["name"], *(format_number(row[column], 4) for column in shown)] for row in top],
-        caption=said,
-    )
-    return (
-        f"{figure(drawn, said)}<details><summary>The same as a table</summary>{listed}"
-        f"<p>All of them: {report.link(path)}</p></details>"
-    )
+    cells = [[row["name"], *(format_number(row[key], 4) for key in shown)] for row in top]
+    listed = table(["name", *shown.values()], cells, caption=said)
+    return f"{figure(drawn, said)}{_folded(listed)}<p>All of them: {report.link(path)}</p>"
 
 
-def _tracts(report: LesionReport) -> str:
-    shown = {
-        "disconnection": "share of streamlines cut",
-        "n_cut": "streamlines cut",
-        "n_streamlines": "streamlines",
-    }
-    path = report.outputs.path("tracts", "stats", ".tsv")
-    return _ranking(report, report.rows("tracts"), "disconnection", shown, path)
-
-
-def _tract_atlas(report: LesionReport, seg: str) -> str:
-    shown = {
-        "damage": "share of volume lesioned",
-        "lesioned_mm3": "lesioned (mm³)",
-        "volume_mm3": "volume (mm³)",
-        "max_probability": "highest probability",
-    }
-    path = report.outputs.path("tractoverlap", "stats", ".tsv", seg=seg)
-    return _ranking(report, report.rows("tractoverlap", seg), "damage", shown, path)
+def _folded(listed: str) -> str:
+    return f"<details><summary>The same as a table</summary>{listed}</details>"
 
 
 def _atlas(report: LesionReport, atlas: Parcellation) -> str:
@@ -396,23 +395,9 @@ def _atlas(report: LesionReport, atlas: Parcellation) -> str:
                 f"<p>{share} % of all streamline ends are within 4 mm of no parcel, and count "
                 "for none.</p>"
             )
-        path = report.outputs.path("parcels", "stats", ".tsv", seg=seg)
-        shown = {
-            "disconnection": "share of connections lost",
-            "cut": "cut",
-            "total": "streamlines to other parcels",
-        }
-        parts += ["<h4>Parcels by disconnection</h4>"]
-        parts.append(_ranking(report, report.rows("parcels", seg), "disconnection", shown, path))
+        parts += ["<h4>Parcels by disconnection</h4>", _ranking(report, "parcels", seg)]
         parts.append(_pairs(report, atlas))
-    path = report.outputs.path("damage", "stats", ".tsv", seg=seg)
-    shown = {
-        "damage": "share of volume lesioned",
-        "lesioned_mm3": "lesioned (mm³)",
-        "volume_mm3": "volume (mm³)",
-    }
-    parts += ["<h4>Parcels by damage</h4>"]
-    parts.append(_ranking(report, report.rows("damage", seg), "damage", shown, path))
+    parts += ["<h4>Parcels by damage</h4>", _ranking(report, "damage", seg)]
     return "".join(parts)
 
 
@@ -453,26 +438,25 @@ def _pairs(report: LesionReport, atlas: Parcellation) -> str:
     html = f"<h4>Disconnectome</h4>{figure(picture, said)}<p>As a file: {report.link(path)}</p>"
     if not drawn:
         return html
-    first = listed[0]
+    first, n = listed[0], len(drawn)
+    most = (
+        f"the {n} pairs of parcels that lost most streamlines"
+        if n > 1
+        else "the one pair that lost streamlines"
+    )
     told = (
-        f"Glass brain with lines between the {len(drawn)} pairs of parcels that lost most "
-        f"streamlines; the first is {first[0]}, {first[1]} of {first[2]} cut."
+        f"Glass brain with lines between {most}; the first is {first[0]}, {first[1]} of "
+        f"{first[2]} cut."
     )
     brain = glass_brain(report.background.image, parcel_centres(atlas), drawn, told)
     said = (
-        f"The {len(drawn)} pairs of parcels that lost most streamlines, as lines between the "
-        "parcels' centres of mass; thicker where a larger share is lost. Seen from below, from "
-        "the back and from the left; left is left."
+        f"Lines between the centres of mass of {most}; thicker where a larger share is lost. Seen "
+        "from below, from the back and from the left; left is left."
     )
     pairs = table(
-        ["pair", "streamlines cut", "of", "share"],
-        listed,
-        caption=f"The {len(drawn)} pairs that lost most streamlines.",
+        ["pair", "streamlines cut", "of", "share"], listed, caption=f"{most.capitalize()}."
     )
-    return (
-        f"{html}{figure(brain, said)}<details><summary>The same as a table</summary>"
-        f"{pairs}</details>"
-    )
+    return f"{html}{figure(brain, said)}{_folded(pairs)}"
 
 
 @lru_cache(maxsize=16)
