@@ -73,6 +73,10 @@ def plan(labels=None):
     return plan_group(listing, Path("out"), analysis="damage", fingerprint=content_of)
 
 
+def blank(**_):
+    return "a page"
+
+
 def taken(found):
     return [lesion.outputs.lesion.participant for lesion in found.lesions]
 
@@ -151,13 +155,13 @@ def test_plan_group__masks_that_were_not_asked_for_are_no_strays():
 def test_write_group__nothing_is_replaced_if_results_change_while_they_are_read():
     for name in "abc":
         record(name)
-    write_group(plan(), ["x"], str)
+    write_group(plan(), ["x"], blank)
     before = {path.name: path.read_bytes() for path in Path("out").glob("group*")}
     assert before.keys() > {"group.html", "group_desc-summary_stats.tsv"}
     late = plan()
     record("b", ended="2026-01-02")
     with pytest.raises(DatasetError, match="changed while they were read"):
-        write_group(late, ["y"], str)
+        write_group(late, ["y"], blank)
     assert {path.name: path.read_bytes() for path in Path("out").glob("group*")} == before
     assert not list(Path("out").glob(".*part"))
 
@@ -169,7 +173,7 @@ def test_write_group__a_table_with_other_columns_is_an_error_and_changes_nothing
     table = Path("out/sub-b/dwi/sub-b_space-Study_desc-summary_stats.tsv")
     table.write_text("volume_ml1\n2\n")
     with pytest.raises(DatasetError, match=r"sub-b_\S+ has other columns"):
-        write_group(found, ["x"], str)
+        write_group(found, ["x"], blank)
     assert not list(Path("out").glob("*group*"))
 
 
@@ -192,7 +196,7 @@ def test_write_group__lesions_that_share_a_participant_are_told_apart():
         said["outputs"][table.relative_to("out").as_posix()] = table.stat().st_size
         content = {**json.loads(Path("out/logs/sub-a_space-Study.json").read_text()), **said}
         Path(f"out/logs/{stem}.json").write_text(json.dumps(content))
-    write_group(plan(), ["x"], str)
+    write_group(plan(), ["x"], blank)
     lines = Path("out/group_desc-summary_stats.tsv").read_text().splitlines()
     assert lines == [
         "participant_id\tsession_id\tvolume_mm3",

@@ -73,13 +73,17 @@ def read_table(path: Path) -> TextTable:
 def read_participants(root: Path) -> Participants:
     """Read ``participants.tsv`` and its data dictionary; without one, nothing is said.
 
+    For a dataset ``derivatives/X`` without one, that of the dataset around it is read.
+
     Raises
     ------
     DatasetError
         If it has no column ``participant_id``, columns or participants twice, or ragged rows.
     """
-    path = root / "participants.tsv"
-    if not path.is_file():
+    roots = [root, *(root.parents[1:2] if root.parent.name == "derivatives" else [])]
+    paths = [each / "participants.tsv" for each in roots]
+    path = next(filter(Path.is_file, paths), None)
+    if path is None:
         return Participants()
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -107,8 +111,7 @@ def read_participants(root: Path) -> Participants:
         rows[label] = [format_value(cell.strip()) for cell in line]
     sidecar = path.with_suffix(".json")
     said = read_sidecar(sidecar) if sidecar.is_file() else {}
-    described = {}
-    for name in header[:place] + header[place + 1 :]:
-        entry = said.get(name)
-        described[name] = entry if isinstance(entry, dict) else {}
+    del header[place]
+    entries = {name: said.get(name) for name in header}
+    described = {k: entry if isinstance(entry, dict) else {} for k, entry in entries.items()}
     return Participants(described, rows)

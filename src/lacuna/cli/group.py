@@ -3,15 +3,10 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lacuna.cli.lesions import find_input, say
 from lacuna.cli.options import not_negative
 from lacuna.errors import DatasetError
-
-if TYPE_CHECKING:
-    from lacuna.workflow.cohort import GroupPlan
-    from lacuna.workflow.group import GroupResult
 
 LEVELS = """\
 level group: puts what the participant level wrote in OUTPUT_DIR into tables over all lesions, mean
@@ -43,6 +38,7 @@ def run_group(args: argparse.Namespace, analysis: str) -> int:
     """
     from functools import partial
 
+    from lacuna.report.group import build_group_page
     from lacuna.workflow.cohort import plan_group
     from lacuna.workflow.group import PAGE, write_group
     from lacuna.workflow.stores import open_store
@@ -54,7 +50,7 @@ def run_group(args: argparse.Namespace, analysis: str) -> int:
         fingerprint=open_store(args.settings).fingerprint,
         thresholds=getattr(args, "threshold", None) or (0.5,),
     )
-    n_out = len(plan.left_out)
+    n_out, root = len(plan.left_out), plan.output_dir
     for name, reason in plan.left_out.items():
         print(f"lacuna: warning: {name} is left out: {reason}", file=sys.stderr)
     if n_out and args.strict:
@@ -65,29 +61,20 @@ def run_group(args: argparse.Namespace, analysis: str) -> int:
     say(args, str(plan))
     if not args.dry_run:
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        write_group(plan, command, partial(_build_page, plan))
-        say(args, f"{len(plan.lesions)} lesions together, in {plan.output_dir / PAGE}")
+        people = {f"sub-{each.outputs.lesion.participant}" for each in plan.lesions}
+        page = partial(
+            build_group_page,
+            left_out=plan.left_out,
+            links={who: f"{who}.html" for who in people if (root / f"{who}.html").is_file()},
+            space=plan.space,
+            parameters=plan.parameters,
+            thresholds=plan.thresholds,
+        )
+        write_group(plan, command, page)
+        say(args, f"{len(plan.lesions)} lesions together, in {root / PAGE}")
         if n_out:
             print(f"lacuna: error: {n_out} lesions are in no table and no map", file=sys.stderr)
     return 1 if n_out else 0
-
-
-def _build_page(plan: "GroupPlan", result: "GroupResult") -> str:
-    from lacuna.report.group import build_group_page
-
-    pages = {row[0]: f"{row[0]}.html" for row in result.summary.rows}
-    return build_group_page(
-        result.summary,
-        left_out=plan.left_out,
-        links={name: page for name, page in pages.items() if (plan.output_dir / page).is_file()},
-        maps=result.maps,
-        grid=result.grid,
-        density=result.density,
-        files=result.files,
-        space=plan.space,
-        parameters=plan.parameters,
-        thresholds=plan.thresholds,
-    )
 
 
 def _share(text: str) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lacuna.analysis.group import add_lesion
 from lacuna.bids.dataset import read_sidecar
-from lacuna.bids.derivatives import LesionOutputs, write_json, write_matrix, write_text
+from lacuna.bids.derivatives import LesionOutputs, add_descriptions, write_json, write_matrix, write_text
 from lacuna.bids.names import resolution_label
 from lacuna.bids.tables import TextTable, read_table
 from lacuna.errors import DatasetError
@@ -71,9 +71,7 @@ class GroupResult(NamedTuple):
     files: Sequence[str]
 
 
-def write_group(
-    plan: GroupPlan, command: Sequence[str], build_page: Callable[[GroupResult], str]
-) -> None:
+def write_group(plan: GroupPlan, command: Sequence[str], build_page: Callable[..., str]) -> None:
     """Write every table, matrix and map of a plan, and a page about them: all of them or none.
 
     Parameters
@@ -83,7 +81,7 @@ def write_group(
     command
         What the record says was run.
     build_page
-        Returns the page.
+        Returns the page; is given the fields of `GroupResult`.
 
     Raises
     ------
@@ -98,12 +96,21 @@ def write_group(
                 group.write_table(part)
         for seg in dict.fromkeys(part.seg for part in plan.parts if part.suffix == "relmat"):
             group.write_matrices(seg)
-        write_text(folder / PAGE, build_page(group.write_maps()))
+        write_text(folder / PAGE, build_page(**group.write_maps()._asdict()))
         check_unchanged(plan)
+        add_descriptions(plan.output_dir, dict(_describe_names(folder)))
         names = {path.name for path in folder.iterdir()}
         for name in sorted(names):
             (folder / name).replace(plan.output_dir / name)
     _remove_former(plan.output_dir, names)
+
+
+def _describe_names(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield each ``desc`` that the participant level does not have, and what its sidecar says."""
+    for path in folder.glob("group_*_desc-*.json"):
+        said = read_sidecar(path)
+        if text := said.get("Description") or said["Lacuna"].get("Rows"):
+            yield path.name.partition("_desc-")[2].partition("_")[0], text
 
 
 class _Group:
@@ -168,7 +175,7 @@ class _Group:
         self._write(pairs, columns, rows, Rows=self._words["group"]["pairs"])
         for desc, total in sums.items():
             sidecar = {
-                "Description": f"Mean over {n} lesions of {desc}",
+                "Description": f"Mean over all lesions of {desc}",
                 "Units": said[desc]["Units"],
                 "Sources": [self._uri(parts[desc].path(outputs)) for outputs in self._lesions],
                 "Atlas": seg,
@@ -237,7 +244,7 @@ class _Group:
             shares = load_image(path).array.astype(np.float32)
             total += shares
             for at, count in counts.items():
-                count += shares >= np.float32(at)
+                count += shares >= at
         mean = np.where(covered, total / len(paths), 0)
         written = [self._write_map("meandisconnection", mean, grid, paths)]
         for at, count in counts.items():
