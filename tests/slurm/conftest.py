@@ -143,14 +143,17 @@ class Study:
     def results(self, name: str = "results") -> dict[str, Any]:
         """Return each result as what must be the same wherever it was computed.
 
-        Every file is read through, so that one which is cut short fails.
+        Every file is read through, so that one which is cut short fails. Pages tell how long it
+        took, and by which command line.
         """
         root = self.directory / name
         found = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
         return {
             str(relative): self._content(path)
             for relative, path in found.items()
-            if not relative.name.startswith(".") and relative.parts[0] != "logs"
+            if not relative.name.startswith(".")
+            and relative.parts[0] != "logs"
+            and relative.suffix != ".html"
         }
 
     def n_done(self, name: str = "results") -> int:
