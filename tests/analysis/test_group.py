@@ -35,3 +35,20 @@ def test_add_lesion__a_turned_grid_counts_by_points_and_says_so():
     assert not add_lesion(total, target, mask, Grid(mask.shape, affine))
     assert total.sum() * 8 == pytest.approx(27)
     assert total.max() <= 1.05
+
+
+@pytest.mark.parametrize(("angle", "is_exact"), [(0, True), (20, False)])
+def test_add_lesion__lesions_stay_where_they_are(angle, is_exact):
+    a = np.radians(angle)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]]
+    affine[:3, 3] = 1, 2, -3
+    mask = np.zeros((9, 9, 9), bool)
+    mask[3:7, 2:5, 4:8] = True
+    grid, target = Grid(mask.shape, affine), Grid.cubic(2, (24, 24, 24), (-23, -23, -23))
+    total = np.zeros(target.shape)
+    assert add_lesion(total, target, mask, grid) is is_exact
+    voxels = np.argwhere(total)
+    found = np.average(target.to_world(voxels), axis=0, weights=total[total > 0])
+    expected = grid.to_world(np.argwhere(mask)).mean(axis=0)
+    np.testing.assert_allclose(found, expected, atol=1e-6 if is_exact else 0.1)
