@@ -16,6 +16,8 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache as cache_result
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -39,6 +41,7 @@ _Paths = tuple[Annotated[str, msgspec.Meta(min_length=1)], ...]
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 _DIRECTORIES = ("cache_dir", "tmp_dir")
 _MIN_FREE = 5 << 30
+_LIBRARY_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class TransformSetting(
@@ -375,6 +378,23 @@ def available_cpus() -> int:
     """Return how many processors this process may use: its affinity and its cgroup's quota."""
     n_cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, min([n_cpus, *_cgroup_quotas()]))
+
+
+@contextmanager
+def no_library_threads() -> Iterator[None]:
+    """Keep libraries of processes that are started in the block from starting threads.
+
+    They would come on top of those that the settings allow.
+    """
+    before = {name: os.environ.get(name) for name in _LIBRARY_THREADS}
+    os.environ.update(dict.fromkeys(_LIBRARY_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def _cgroup_quotas(

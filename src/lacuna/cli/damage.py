@@ -15,6 +15,7 @@ from lacuna.cli.lesions import (
     add_move_lesions,
     add_report,
     bring_atlases,
+    check_memory,
     choose_crew,
     conclude,
     find_input,
@@ -75,14 +76,14 @@ def run_damage(args: argparse.Namespace) -> int:
 
     from lacuna.cli.pages import Pages, keep_pages
     from lacuna.workflow.batch import Choices, lesion_spaces, work_through
-    from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage
+    from lacuna.workflow.damage import DamageRecord, damage_lesion, plan_damage, settle_atlases
     from lacuna.workflow.stores import open_store
 
     if args.level == "group":
         return run_group(args, "damage")
     if not args.atlas + args.tract_atlas:
         raise OptionError("No atlas: give --atlas FILE, a label image, or --tract-atlas FILE.")
-    crew = choose_crew(args, preload=("lacuna.workflow.damage",))
+    crew = choose_crew(args, preload=("lacuna.cli.pages", "lacuna.report.participant"))
     listing = find_input(args)
     choices = Choices(
         space=option_as_space(args, "space"),
@@ -102,6 +103,8 @@ def run_damage(args: argparse.Namespace) -> int:
     say(args, str(plan))
     if args.dry_run:
         return 0
+    check_memory(args, crew)
+    settle_atlases(record.atlases)
     report = None if args.no_report else Pages(record.atlases)
     tell = keep_pages(plan, print_rows(COLUMNS))
     work = partial(damage_lesion, plan, report=report)

@@ -295,6 +295,20 @@ def add_again(group: argparse._ActionsContainer) -> None:
     group.add_argument("--dry-run", action="store_true", help="print what would be done, and stop")
 
 
+def check_memory(args: argparse.Namespace, crew: "Crew", n_streamlines: int = 0) -> int:
+    """Return how many bytes the run may use, if it needs no more; raise `OptionError` if it does.
+
+    Parameters
+    ----------
+    n_streamlines
+        Of the tractogram, if there is one.
+    """
+    from lacuna.workflow import allowance
+
+    threads = args.settings.num_threads
+    return allowance.check_memory(crew.processes, threads, n_streamlines, asked_bytes=args.mem)
+
+
 def split_table(text: str) -> tuple[Path, Path | None]:
     """Return image and table of ``FILE[:TABLE]``; a file whose name holds a colon comes first."""
     image, colon, table = text.rpartition(":")

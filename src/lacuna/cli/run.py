@@ -19,6 +19,7 @@ from lacuna.cli.lesions import (
     add_move_lesions,
     add_report,
     bring_atlases,
+    check_memory,
     choose_crew,
     conclude,
     find_input,
@@ -63,6 +64,9 @@ example, with the data that `lacuna demo` copies:
 
 exit status: 0 all lesions done; 1 some failed, each with its reason on stderr; 2 wrong usage
 """
+
+PRELOADED = ("lacuna.cli.run", "lacuna.cli.pages", "lacuna.report.participant")
+"""Modules that worker processes share."""
 
 COLUMNS = ("lesion", "volume_mm3", "side", "n_cut", "cut_fraction", "disconnected_pct")
 """Columns of the summary table that stdout gets."""
@@ -195,7 +199,9 @@ def map_lesions(
     from lacuna.cli.pages import keep_pages
     from lacuna.workflow.batch import read_done
 
-    crew = choose_crew(args, preload=("lacuna.cli.run", "lacuna.report.figures"))
+    crew = choose_crew(
+        args, preload=("lacuna.cli.run", "lacuna.cli.pages", "lacuna.report.participant")
+    )
     ready = _prepare(args, command)
     say(args, str(ready.plan))
     if args.dry_run:
@@ -317,9 +323,13 @@ def _execute(
     from dataclasses import replace
 
     from lacuna.cli.pages import Pages
+    from lacuna.workflow.allowance import count_streamlines, needed_bytes, warn_of_slowness
     from lacuna.workflow.batch import work_through
 
+    limit = check_memory(args, crew, count_streamlines(ready.plan.record.tractogram))
     plan, opened, work, index_seconds = _open(args, ready, crew.threads)
+    needed = needed_bytes(crew.processes, plan.record.threads, opened.n_streamlines)
+    warn_of_slowness(opened.index, needed, limit)
     if not args.no_report:
         pages = Pages(ready.atlases, plan.record, ready.template, index_seconds=index_seconds)
         work = replace(work, report=pages)
@@ -376,15 +386,8 @@ def _open(args: argparse.Namespace, ready: _Prepared, lesion_threads: int) -> _O
     record = _complete(record, opened, measures)
     plan = replace(ready.plan, record=record)
     draw = None if args.no_figures else partial(_draw, record, ready.template)
-    work = prepare_work(
-        plan,
-        index,
-        weighting=weighting,
-        measure=measures.write,
-        draw=draw,
-        threads=lesion_threads,
-    )
-    return _Opened(plan, opened, work, seconds)
+    work = prepare_work(plan, index, weighting=weighting, measure=measures.write, draw=draw)
+    return _Opened(plan, opened, replace(work, threads=lesion_threads), seconds)
 
 
 def _complete(record: "RunRecord", opened: "OpenedIndex", measures: "Measures") -> "RunRecord":

@@ -14,6 +14,8 @@ from lacuna.tractogram.mrtrix import mrtrix_frame
 RADIUS_MM = 4.0
 """How far an end may be from the centre of a parcel's voxel: MRtrix3's default."""
 
+POINTS_PER_SHARE = 1 << 16
+
 __all__ = ["RADIUS_MM", "UNASSIGNED", "assign_ends"]
 
 
@@ -61,9 +63,10 @@ def assign_ends(
             points[share], *frame, indices, offsets, least_mm, float(radius_mm), found[share]
         )
 
-    bounds = np.linspace(0, len(points), max(1, threads) + 1).astype(int)
+    # In small shares: nobody can end a thread, so that Ctrl-C waits for those that are begun.
+    bounds = [*range(0, len(points), POINTS_PER_SHARE), len(points)]
     shares = [slice(low, high) for low, high in pairwise(bounds)]
-    with ThreadPoolExecutor(len(shares)) as pool:
+    with ThreadPoolExecutor(max(1, threads)) as pool:
         list(pool.map(assign, shares))
     return found.reshape(-1, 2)
 

@@ -44,6 +44,7 @@ CODE_BITS = 21
 """Three times 7: `LARGEST_BOX_MM` has fewer than 128 such cells."""
 MOST_STREAMLINES = 1 << (32 - build.KIND_BITS)
 STREAMLINES_PER_PIECE = 1 << 14
+SHARES_PER_THREAD = 32
 POINTS_PER_WINDOW = 1 << 25
 """400 MB of single-precision points."""
 COUNTER_BYTES = 1 << 30
@@ -148,6 +149,7 @@ class _Passes:
         self._progress = progress
         self._done = 0
         self._lock = Lock()
+        self.is_stopped = False
 
     def run(self, work: Callable[[int, Block], None]) -> None:
         """Call ``work(thread, block)`` for every piece."""
@@ -157,6 +159,8 @@ class _Passes:
 
             def stretch(thread: int, stretches: list[IntArray] = stretches) -> None:
                 for block in blocks(self._streamlines, stretches[thread]):
+                    if self.is_stopped:
+                        return
                     work(thread, block)
                     self._report(len(block.firsts))
 
@@ -168,7 +172,12 @@ class _Passes:
             work(0)
             return
         with ThreadPoolExecutor(self.n_threads) as pool:
-            list(pool.map(work, range(self.n_threads)))
+            try:
+                list(pool.map(work, range(self.n_threads)))
+            except BaseException:
+                # Nobody can end a thread: Ctrl-C would wait for all of them to come to their end.
+                self.is_stopped = True
+                raise
 
     def _windows(self) -> Iterator[IntArray]:
         ends = np.cumsum(self._streamlines.counts)
@@ -332,12 +341,16 @@ def build_hits(
             build.Lists(start_offsets, start_counts[thread], starts.view(np.ndarray)),
         )
     )
-    shares = np.searchsorted(offsets, np.linspace(0, offsets[-1], n_threads + 1))
+    n_shares = n_threads * SHARES_PER_THREAD
+    shares = np.searchsorted(offsets, np.linspace(0, offsets[-1], n_shares + 1))
     shares[0], shares[-1] = 0, n_cells
 
     def sort(thread: int) -> None:
-        for values, ends in ((hits, offsets), (starts, start_offsets)):
-            build.sort_lists(values.view(np.ndarray), ends, shares[thread], shares[thread + 1])
+        for share in range(thread, n_shares, n_threads):
+            for values, ends in ((hits, offsets), (starts, start_offsets)):
+                if passes.is_stopped:
+                    return
+                build.sort_lists(values.view(np.ndarray), ends, shares[share], shares[share + 1])
 
     passes.each_thread(sort)
     hits.flush()

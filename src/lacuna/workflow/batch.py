@@ -8,11 +8,9 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -53,13 +51,19 @@ from lacuna.workflow.resume import (
     read_summary,
     refuse,
 )
-from lacuna.workflow.workers import Crew, portable, remove_unfinished, work_in_processes
+from lacuna.workflow.workers import (
+    Crew,
+    go_on,
+    portable,
+    remove_unfinished,
+    work_in_processes,
+    work_in_threads,
+)
 
 logger = logging.getLogger(__name__)
 
 # matplotlib makes no promise about threads, so that a process draws one figure at a time.
 _DRAWING = threading.Lock()
-_STOPPED = threading.Event()
 
 Done = tuple[dict[str, Any], tuple[str, ...]]
 """Summary of a lesion's results by column, and warnings."""
@@ -366,10 +370,8 @@ def execute(
         In the order of the lesions.
     """
     crew = crew or Crew()
-    work = prepare_work(
-        plan, index, weighting=weighting, measure=measure, draw=draw, threads=crew.threads
-    )
-    return work_through(plan, work, crew=crew, on_outcome=on_outcome)
+    work = prepare_work(plan, index, weighting=weighting, measure=measure, draw=draw)
+    return work_through(plan, replace(work, threads=crew.threads), crew=crew, on_outcome=on_outcome)
 
 
 @dataclass(frozen=True, eq=False)
@@ -407,11 +409,10 @@ def prepare_work(
     weighting: Weighting | None = None,
     measure: Measure | None = None,
     draw: Draw | None = None,
-    threads: int = 1,
 ) -> LesionWork:
-    """Return what is to be done with each lesion; parameters as in `LesionWork`."""
+    """Return what is to be done with each lesion; parameters as in `execute`."""
     _check_coverage(index, plan.record.min_tdi)
-    return LesionWork(plan, index, weighting, measure, draw, threads)
+    return LesionWork(plan, index, weighting, measure, draw)
 
 
 def read_done(
@@ -452,6 +453,7 @@ def work_through(
         In the order of the lesions.
     """
     crew = crew or Crew()
+    stops = crew.stops_at_failure
     root = open_dataset(plan.output_dir, plan.listing, plan.record)
     logger.info("writing to %s", root)
     attempt, n = _Attempt(plan, work), len(plan.outputs)
@@ -461,7 +463,7 @@ def work_through(
 
     def next_items() -> Iterator[int]:
         for i in range(n):
-            if failures and crew.stops_at_failure:
+            if failures and stops:
                 return
             yield i
 
@@ -470,10 +472,11 @@ def work_through(
         error = UnfinishedError(f"The process that worked on it {reason}.")
         return Outcome(plan.outputs[i], error)
 
-    if crew.processes > 1:
+    if min(crew.processes, n) > 1:
+        crew = replace(crew, processes=min(crew.processes, n))
         results = work_in_processes(attempt, next_items(), crew, lost)
     else:
-        results = _work_in_threads(attempt, next_items(), min(plan.record.threads, n))
+        results = work_in_threads(attempt, next_items(), min(plan.record.threads, n))
     with closing(results):
         for i, outcome in results:
             found[i] = outcome
@@ -513,23 +516,6 @@ class _Attempt:
         return Outcome(outputs, None, summary, warnings, time.perf_counter() - start)
 
 
-def _work_in_threads(
-    attempt: Callable[[int], Outcome], items: Iterator[int], n_threads: int
-) -> Generator[tuple[int, Outcome], None, None]:
-    pool, pending = ThreadPoolExecutor(n_threads), dict[Future[Outcome], int]()
-    try:
-        pending |= {pool.submit(attempt, i): i for i in islice(items, n_threads)}
-        while pending:
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                yield pending.pop(future), future.result()
-                pending |= {pool.submit(attempt, i): i for i in islice(items, 1)}
-    finally:
-        # After an interrupt what was begun stops at the next step, and nothing else begins.
-        _STOPPED.set()
-        pool.shutdown(cancel_futures=True)
-        _STOPPED.clear()
-
-
 def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
     """Return the outcomes of the lesions that failed."""
     return tuple(outcome for outcome in outcomes if outcome.error is not None)
@@ -559,11 +545,11 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
         _write_streamlines(result, outputs, choices.save_streamlines, record, said["cut"])
     if work.draw is not None:
         with _DRAWING:
-            _go_on()
+            go_on()
             png = work.draw(result, lesion, outputs.lesion.path.name)
         with replacing(outputs.path("disconnection", "map", ".png")) as stream:
             stream.write(png)
-    _go_on()
+    go_on()
     further = work.measure(result, lesion, outputs, said) if work.measure else {}
     # The table comes last: where it stands, everything else does.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
@@ -571,14 +557,9 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     described = summary_columns() | {name: text for name, (_, text) in further.items()}
     write_table(table, {name: [value] for name, value in summary.items()}, described)
     if work.report is not None:
+        go_on()
         work.report(outputs, lesion, result, started)
     return summary, warnings
-
-
-def _go_on() -> None:
-    """Leave a lesion between two steps if the run was interrupted: threads cannot be ended."""
-    if _STOPPED.is_set():
-        raise UnfinishedError("The run was interrupted.")
 
 
 def _write_images(

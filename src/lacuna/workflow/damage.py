@@ -225,6 +225,13 @@ def check_atlases(atlases: Sequence[OpenedAtlas], space: StatedSpace, name: str)
             )
 
 
+def settle_atlases(atlases: Sequence[OpenedAtlas]) -> None:
+    """Work out what every lesion asks of an atlas: worker processes then share one answer."""
+    for atlas in atlases:
+        if isinstance(atlas.content, Parcellation):
+            _ = atlas.content.n_voxels
+
+
 @dataclass(frozen=True, eq=False)
 class DamageRecord:
     """How the results of one run came about.

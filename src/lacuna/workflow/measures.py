@@ -14,7 +14,7 @@ from lacuna.analysis.structural import Disconnection
 from lacuna.bids.derivatives import LesionOutputs, write_matrix, write_table
 from lacuna.geometry.parcellation import Parcellation
 from lacuna.store import Store
-from lacuna.workflow.damage import OpenedAtlas, write_damage
+from lacuna.workflow.damage import OpenedAtlas, settle_atlases, write_damage
 from lacuna.workflow.lesion import Lesion
 from lacuna.workflow.products import OpenedIndex, ends_key, open_ends
 from lacuna.workflow.record import words
@@ -235,6 +235,7 @@ def open_measures(
     min_edge, tracts
         As in `Measures`.
     """
+    settle_atlases(atlases)
     connectomes = [
         open_connectome(store, opened, atlas.content, weights=weights, threads=threads)
         for atlas in atlases

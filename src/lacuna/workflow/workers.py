@@ -10,23 +10,25 @@ A worker that dies costs the item that it had. When the parent goes, by whatever
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
-from lacuna.config import Settings, apply_settings, current_settings
+from lacuna.config import Settings, apply_settings, current_settings, no_library_threads
 from lacuna.errors import UnfinishedError
 from lacuna.utils.cache import temp_dir
 from lacuna.utils.owner import current_owner, own_scratch
@@ -40,10 +42,11 @@ SOCKET_NAME = 20
 """Of those, what its own name takes."""
 PATIENCE_S = 2.5
 """Time for workers to remove what they began, before they are killed."""
-ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-"""Libraries that would start threads of their own in each worker, beyond those allowed."""
 
 Result = TypeVar("Result")
+
+_stopped = threading.Event()
+_repeated: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,6 @@ class _Start:
 
     handed: bytes
     settings: Settings
-    environment: Mapping[str, str]
     level: int
 
 
@@ -96,6 +98,38 @@ class _Worker:
         self.item = item
         with suppress(OSError):  # if it has died, reading says so
             self.connection.send(item)
+
+
+def work_in_threads(
+    attempt: Callable[[int], Result], items: Iterator[int], n_threads: int
+) -> Generator[tuple[int, Result], None, None]:
+    """Yield each item and what became of it, as soon as it is known.
+
+    Parameters
+    ----------
+    attempt
+        Raises nothing but what `go_on` does.
+    items
+        Asked for the next one only when a thread is free.
+    """
+    pool, pending = ThreadPoolExecutor(n_threads), dict[Future[Result], int]()
+    try:
+        pending |= {pool.submit(attempt, i): i for i in islice(items, n_threads)}
+        while pending:
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                yield pending.pop(future), future.result()
+                pending |= {pool.submit(attempt, i): i for i in islice(items, 1)}
+    finally:
+        # After an interrupt what was begun stops at the next step, and nothing else begins.
+        _stopped.set()
+        pool.shutdown(cancel_futures=True)
+        _stopped.clear()
+
+
+def go_on() -> None:
+    """Leave an item between two steps if the run was interrupted: threads cannot be ended."""
+    if _stopped.is_set():
+        raise UnfinishedError("The run was interrupted.")
 
 
 def work_in_processes(
@@ -126,10 +160,10 @@ def work_in_processes(
     with temp_dir("lacuna_workers_") as directory:
         level = logging.getLogger("lacuna").getEffectiveLevel()
         handed = hand_over(attempt, directory)
-        start = _Start(handed, current_settings(), dict(os.environ), level)
+        start = _Start(handed, current_settings(), level)
         workers: list[_Worker] = []
         try:
-            context = _context(crew.preload, directory)
+            context = _context(crew.preload)
             for _ in range(crew.processes):
                 _begin(context, start, workers)
             while workers:
@@ -181,19 +215,20 @@ def _begin(context: Any, start: _Start, workers: list[_Worker]) -> None:
     # Ctrl-C reaches every process of a terminal: what is started now must not see it, and does
     # not where it inherits that it is blocked. The tracker, when it starts, would unblock it.
     resource_tracker.ensure_running()
-    with _environment(dict.fromkeys(ONE_THREAD, "1")), _blocked(signal.SIGINT):
+    with no_library_threads(), _blocked(signal.SIGINT):
         workers.append(_Worker(context, start))
 
 
-def _context(preload: tuple[str, ...], directory: Path) -> Any:
-    """Return how processes are started; a fork server keeps its socket in the directory."""
+def _context(preload: tuple[str, ...]) -> Any:
+    """Return how processes are started."""
+    directory = tempfile.gettempdir()
     # System libraries of macOS do not survive a fork.
     room = LONGEST_SOCKET - SOCKET_NAME - len(os.fsencode(directory))
     if sys.platform != "linux" or room < 0:
         return multiprocessing.get_context("spawn")
     # Otherwise it makes a directory of its own in our scratch, and when Python exits complains
     # that it is gone, or leaves it elsewhere when we are killed.
-    vars(multiprocessing.current_process())["_config"]["tempdir"] = str(directory)
+    vars(multiprocessing.current_process())["_config"]["tempdir"] = directory
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     return context
@@ -226,9 +261,6 @@ def _reason(code: int | None) -> str:
     return f"ended with exit status {code}"
 
 
-_repeated: set[str] = set()
-
-
 def _repeat(record: logging.LogRecord) -> None:
     """Log what a worker logged; what Python warns of once per process, once."""
     message = record.getMessage()
@@ -237,20 +269,6 @@ def _repeat(record: logging.LogRecord) -> None:
             return
         _repeated.add(message)
     logging.getLogger(record.name).handle(record)
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager
@@ -287,10 +305,6 @@ def _serve(parent: Connection, start: _Start) -> None:
 
 
 def _prepare(start: _Start, tell: Callable[[str, Any], None]) -> Callable[[int], Any]:
-    # A fork server has the environment in which it was started, maybe by an earlier run.
-    os.environ.clear()
-    os.environ.update(start.environment)
-    tempfile.tempdir = None
     apply_settings(start.settings)
     told = logging.getLogger("lacuna")
     told.handlers[:] = [_Teller(tell)]
@@ -340,7 +354,7 @@ def _outlive_nobody() -> None:
 def portable(error: Exception) -> Exception:
     """Return an error that crosses processes: the same, or one that says the same."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+        ForkingPickler.loads(ForkingPickler.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
