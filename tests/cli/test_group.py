@@ -310,3 +310,12 @@ def test_group__a_threshold_is_a_share(threshold, capsys):
     with pytest.raises(SystemExit, match="2"):
         group("--threshold", threshold)
     assert "--threshold" in capsys.readouterr().err
+
+
+def test_group__each_desc_of_its_files_is_described():
+    participant()
+    group()
+    told = dict(line.split("\t") for line in Path("out/descriptions.tsv").read_text().splitlines())
+    names = {name.partition("_desc-")[2].partition("_")[0] for name in files()}
+    assert {"lesionoverlap", "frequencythr50", "pairs", "meanchaco"} <= names
+    assert {f"desc-{name}" for name in names if name} <= told.keys()

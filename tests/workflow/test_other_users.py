@@ -147,3 +147,33 @@ def test_doctor__tells_a_stranger_which_group_to_ask_for(commons):
     assert f"You (uid {READER}) are not in group {GROUP}." in said
     assert "Ask to be added, and log in anew." in said
     assert "chmod" not in said
+
+
+@pytest.mark.parametrize("is_mounted", [False, True], ids=["by-permissions", "by-mount"])
+def test_run__reads_a_dataset_of_others_that_cannot_be_written_with_a_shared_cache(
+    warm, commons, is_mounted
+):
+    raw = commons / "raw"
+    folder = raw / "sub-1" / "anat"
+    folder.mkdir(parents=True)
+    mask = commons / "lesion_space-StudySpace.nii.gz"
+    shutil.copy(mask, folder / "sub-1_space-StudySpace_label-lesion_mask.nii.gz")
+    (raw / "dataset_description.json").write_text('{"Name": "raw", "BIDSVersion": "1.10.0"}')
+    subprocess.run(["chown", "-R", str(ADMIN), str(raw)], check=True)
+    for path in (raw, raw / "sub-1", folder):
+        path.chmod(0o777 if is_mounted else 0o555)
+    before = facts(raw), facts(warm)
+    places = (raw, warm) if is_mounted else ()
+    reader = Member(commons.parent, READER, groups=(), read_only=places)
+    files = ("--tractogram", commons / "tract.tck", "--grid", commons / "grid.nii.gz")
+    said = reader.lacuna(
+        *("run", "snm", raw, commons / "out", *files, "--min-tdi", 1, "--no-figures"),
+        *("-w", commons / "work"),
+        LACUNA_CACHE_DIR=commons / "own",
+        LACUNA_SHARED_CACHE_DIRS=warm,
+    )[1]
+    assert "1 of 1 lesions done" in said
+    assert "building" not in said
+    assert (commons / "out" / "sub-1.html").stat().st_uid == READER
+    assert (commons / "work").is_dir()
+    assert (facts(raw), facts(warm)) == before

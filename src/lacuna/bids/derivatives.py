@@ -172,6 +172,13 @@ def open_output(
     return root
 
 
+def add_descriptions(root: Path, descriptions: Mapping[str, str]) -> None:
+    """Say in ``descriptions.tsv`` what values of ``desc`` mean, of which it says nothing yet."""
+    lines = [f"desc-{desc}\t{format_value(text)}" for desc, text in sorted(descriptions.items())]
+    lines.insert(0, "desc_id\tdescription")
+    _write_document(root / "descriptions.tsv", "".join(f"{line}\n" for line in lines))
+
+
 def check_output(
     output_dir: Path,
     parameters: Mapping[str, object],

@@ -4,7 +4,7 @@ Nothing is computed anew: what the participant level wrote is read, one lesion a
 are carried over as they stand. What does not belong together is left out, and named.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from lacuna.analysis.group import add_lesion
 from lacuna.bids.dataset import read_sidecar
-from lacuna.bids.derivatives import LesionOutputs, add_descriptions, write_json, write_matrix, write_text
+from lacuna.bids.derivatives import (
+    LesionOutputs,
+    add_descriptions,
+    write_json,
+    write_matrix,
+    write_text,
+)
 from lacuna.bids.names import resolution_label
 from lacuna.bids.tables import TextTable, read_table
 from lacuna.errors import DatasetError
@@ -107,8 +113,8 @@ def write_group(plan: GroupPlan, command: Sequence[str], build_page: Callable[..
 
 def _describe_names(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield each ``desc`` that the participant level does not have, and what its sidecar says."""
-    for path in folder.glob("group_*_desc-*.json"):
-        said = read_sidecar(path)
+    for path in sorted(folder.glob("group_*_desc-*.json")):
+        said: dict[str, Any] = read_sidecar(path)
         if text := said.get("Description") or said["Lacuna"].get("Rows"):
             yield path.name.partition("_desc-")[2].partition("_")[0], text
 
