@@ -72,7 +72,7 @@ def test_plan_outputs__names_that_differ_by_case_only_are_one_file_on_some_disks
 
 
 def test_plan_outputs__a_lesion_without_label_and_one_called_lesion_are_one_mask():
-    with pytest.raises(DatasetError, match="would both write sub-1.*label-lesion_mask"):
+    with pytest.raises(DatasetError, match=r"would both write sub-1.*label-lesion_mask"):
         plan(lesion(sub="1"), lesion(sub="1", label="lesion"))
 
 

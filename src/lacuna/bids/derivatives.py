@@ -117,7 +117,7 @@ def plan_outputs(
             if other != outputs.lesion.path:
                 raise DatasetError(
                     f"{other} and {outputs.lesion.path} would both write {path.name}. Rename one, "
-                    "or tell them apart by ses-, acq-, run- or label-; or run them into two folders."
+                    "or tell them apart by ses-, acq-, run- or label-; or use two folders."
                 )
     return planned
 
