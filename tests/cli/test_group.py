@@ -115,14 +115,14 @@ def test_group__participants_are_merged_as_text_and_under_names_of_their_own():
 
 def test_group__maps_are_those_of_numpy_over_the_lesions_maps():
     participant()
-    group("--threshold", "0.5", "--threshold", "0.01")
+    group("--threshold", "0.5", "--threshold", "0.01", "--threshold", "1")
     maps = np.array([data(own(label, "disconnection_map.nii.gz")) for label in N_CUT])
     covered = data(own("01", "coverage_mask.nii.gz")) > 0
     assert np.ptp(maps) == 1
     mean = data(f"{MAPS}meandisconnection_map.nii.gz")
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, np.where(covered, maps.mean(axis=0), 0), rtol=1e-6)
-    for label, threshold in (("thr50", 0.5), ("thr01", 0.01)):
+    for label, threshold in (("thr50", 0.5), ("thr01", 0.01), ("thr100", 1)):
         path = Path(f"{MAPS}frequency{label}_map.nii.gz")
         share = np.where(covered, (maps >= threshold).mean(axis=0), 0)
         np.testing.assert_allclose(data(path), share, rtol=1e-6)

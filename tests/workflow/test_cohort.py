@@ -181,14 +181,14 @@ def test_write_group__lesions_that_share_a_participant_are_told_apart():
     record("a")
     for path in Path("masks").iterdir():
         path.unlink()
-    for session in "12":
-        name = f"sub-x_ses-{session}_space-Study_label-lesion_mask.nii.gz"
+    for session, label in (("1", "lesion"), ("2", "lesion"), ("2", "L")):
+        name = f"sub-x_ses-{session}_space-Study_label-{label}_mask.nii.gz"
         mask = np.zeros(GRID.shape, np.uint8)
         mask[0, 0, : int(session)] = 1
         write_nifti(Path("masks") / name, mask, GRID)
-        stem = f"sub-x_ses-{session}_space-Study_label-lesion"
+        stem = f"sub-x_ses-{session}_space-Study_label-{label}"
         table = Path(f"out/sub-x/ses-{session}/dwi/{stem}_desc-summary_stats.tsv")
-        table.parent.mkdir(parents=True)
+        table.parent.mkdir(parents=True, exist_ok=True)
         table.write_text(f"volume_mm3\n{session}\n")
         table.with_suffix(".json").write_text("{}")
         shutil.copy(Path("masks") / name, table.parent / name)
@@ -199,7 +199,8 @@ def test_write_group__lesions_that_share_a_participant_are_told_apart():
     write_group(plan(), ["x"], blank)
     lines = Path("out/group_desc-summary_stats.tsv").read_text().splitlines()
     assert lines == [
-        "participant_id\tsession_id\tvolume_mm3",
-        "sub-x\tses-1\t1",
-        "sub-x\tses-2\t2",
+        "participant_id\tsession_id\tlabel_id\tvolume_mm3",
+        "sub-x\tses-1\tlesion\t1",
+        "sub-x\tses-2\tL\t2",
+        "sub-x\tses-2\tlesion\t2",
     ]
