@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tests.phantoms import parallel_tract, write_nifti, write_tck
+from tests.phantoms import pack, parallel_tract, write_nifti, write_tck
 
 from lacuna.cli.main import main
 from lacuna.geometry.grid import Grid
@@ -20,6 +20,11 @@ N_CUT = {"01": 5, "02": 8, "03": 2}
 """Streamlines that the lesion of each participant cuts."""
 
 MAPS = "out/group_space-StudySpace_res-1_desc-"
+
+
+def lines_along_x(n):
+    x = np.arange(20, dtype=np.float32)
+    return [np.column_stack([x, np.full_like(x, i), np.zeros_like(x)]) for i in range(n)]
 
 
 def mask_of(label):
@@ -132,6 +137,18 @@ def test_group__maps_are_those_of_numpy_over_the_lesions_maps():
     assert np.array_equal(data(f"{MAPS}coverage_map.nii.gz") > 0, covered)
 
 
+def test_group__maps_are_0_where_too_few_streamlines_pass():
+    write_tck(Path("tract.tck"), pack([*lines_along_x(20), *lines_along_x(4)]))
+    participant("--min-tdi", "2")
+    group()
+    covered = data(own("01", "coverage_mask.nii.gz")) > 0
+    cut = np.any([data(own(label, "disconnection_map.nii.gz")) for label in N_CUT], axis=0)
+    assert (cut & covered).any()
+    assert (cut & ~covered).any()
+    for desc in ("meandisconnection", "frequencythr50"):
+        assert np.array_equal(data(f"{MAPS}{desc}_map.nii.gz") > 0, cut & covered)
+
+
 def test_group__lesion_overlap_on_one_grid_is_the_sum_of_the_masks():
     participant()
     group()
@@ -145,7 +162,10 @@ def test_group__lesion_overlap_on_one_grid_is_the_sum_of_the_masks():
 
 
 def test_group__pairs_are_those_cells_of_the_matrices_that_a_lesion_cuts():
+    loop = np.array([[0, 1, 0], [8, 1, 0], [8, 2, 0], [0, 2, 0]], np.float32)  # from a to a
+    write_tck(Path("tract.tck"), pack([*lines_along_x(20), loop]))
     participant()
+    assert rows(own("01", "disconnection_relmat.tsv"))[0]["a"] == "1"
     group()
     found = {
         (row["participant_id"], row["index_a"], row["name_a"], row["index_b"], row["name_b"]): row
