@@ -199,9 +199,7 @@ def map_lesions(
     from lacuna.cli.pages import keep_pages
     from lacuna.workflow.batch import read_done
 
-    crew = choose_crew(
-        args, preload=("lacuna.cli.run", "lacuna.cli.pages", "lacuna.report.participant")
-    )
+    crew = choose_crew(args, preload=PRELOADED)
     ready = _prepare(args, command)
     say(args, str(ready.plan))
     if args.dry_run:

@@ -486,7 +486,8 @@ def work_through(
                 if on_outcome is not None:
                     on_outcome(outcomes[-1])
     for outputs in plan.outputs[len(outcomes) :]:
-        error = UnfinishedError("It was not begun, since another lesion had failed.")
+        why = "another lesion had failed" if failures and stops else "no worker process was left"
+        error = UnfinishedError(f"It was not begun, since {why}.")
         outcomes.append(Outcome(outputs, error, is_begun=False))
     return tuple(outcomes)
 

@@ -152,10 +152,7 @@ def work_in_processes(
         Returns what became of an item whose worker died, from the token of the worker's temporary
         files and the reason.
 
-    Raises
-    ------
-    UnfinishedError
-        If no worker could begin.
+    It ends before the items do if no worker is left, which is logged.
     """
     with temp_dir("lacuna_workers_") as directory:
         level = logging.getLogger("lacuna").getEffectiveLevel()
@@ -193,10 +190,9 @@ def _listen(
             if worker.item is not None:
                 yield worker.item, lost(worker.item, worker.token, _reason(worker.process.exitcode))
                 begin()
-            elif not worker.token:
-                raise UnfinishedError(
-                    f"A worker process {_reason(worker.process.exitcode)} before it could begin."
-                ) from None
+            elif not worker.token:  # not replaced: the next might do the same for ever
+                reason = _reason(worker.process.exitcode)
+                logger.warning("A worker process, before it could begin, %s.", reason)
             continue
         if kind == "log":
             _repeat(said)
