@@ -31,8 +31,8 @@ HALVES = ["--atlas", "atlas-Halves_space-S_dseg.nii.gz"]
 FIFTHS = ["--atlas", "atlas-Fifths_space-S_dseg.nii.gz"]
 
 SCENARIOS = {
-    "damage": ([], ["damage", *HALVES], 1),
-    "damage-stale": (["damage", *HALVES, *FIFTHS], ["damage", *FIFTHS], 1),
+    "damage": ([], ["damage", *HALVES], 3),
+    "damage-stale": (["damage", *HALVES, *FIFTHS], ["damage", *FIFTHS], 5),
     "snm": ([], ["snm", *SNM], 11),
     "snm-stale": (["snm", *SNM, "--save-streamlines", "tck"], ["snm", *SNM, *HALVES], 17),
 }
