@@ -462,12 +462,15 @@ def _pairs(report: LesionReport, atlas: Parcellation) -> str:
 @lru_cache(maxsize=16)
 def parcel_centres(atlas: Parcellation) -> FloatArray:
     """Return the centre of mass of each parcel, (n, 3), mm RAS+."""
-    inside = np.flatnonzero(atlas.indices >= 0)
-    parcels = atlas.indices.reshape(-1)[inside]
-    voxels = np.unravel_index(inside, atlas.indices.shape)
-    n = np.bincount(parcels, minlength=atlas.n_parcels)
-    sums = [np.bincount(parcels, weights=v, minlength=atlas.n_parcels) for v in voxels]
-    return atlas.grid.canonical.to_world(np.column_stack(sums) / n[:, None])
+    sums, n = np.zeros((atlas.n_parcels, 3)), atlas.n_parcels
+    # A plane at a time: the places of all voxels of an atlas take hundreds of megabytes.
+    for i, plane in enumerate(atlas.indices):
+        places = np.nonzero(plane >= 0)
+        parcels = plane[places]
+        sums[:, 0] += i * np.bincount(parcels, minlength=n)
+        sums[:, 1] += np.bincount(parcels, places[0], n)
+        sums[:, 2] += np.bincount(parcels, places[1], n)
+    return atlas.grid.canonical.to_world(sums / atlas.n_voxels[:, None])
 
 
 def _methods(report: LesionReport) -> str:

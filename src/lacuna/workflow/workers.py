@@ -7,6 +7,7 @@ started anew. All they get is a pickle in which arrays are places in files (`han
 A worker that dies costs the item that it had. When the parent goes, by whatever signal, they go.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -281,6 +282,7 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
 
 def _serve(parent: Connection, start: _Start) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's turn
+    gc.freeze()  # to look for cycles in what the fork server loaded would copy all of it
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     lock = threading.Lock()
