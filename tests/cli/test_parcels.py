@@ -204,7 +204,7 @@ def test_snm__results_with_other_atlases_or_edges_are_made_again(capsys):
     changed[0, 0] = 2
     write_nifti(Path("toy.nii.gz"), changed, GRID)
     snm(*words, "--min-edge", "2")
-    assert "atlas toy" in capsys.readouterr().err
+    assert "atlas toy changed" in capsys.readouterr().err
     assert path.read_text() != first
 
 

@@ -149,6 +149,24 @@ def test_damage__is_done_again_where_lesions_move_otherwise(templates, capsys):
     assert float(row["centre_x_mm"]) == -96.5 + 2 * 45 + SHIFT[0] + 2
 
 
+def test_damage__lesions_that_move_and_stay_are_done_alike_by_tasks_of_their_own(templates, capsys):
+    folder = templates[0]
+    (folder / "both").mkdir()
+    moves = folder / "both" / f"one_space-{PREP}.nii.gz"
+    (folder / f"sub-1_space-{PREP}_label-L_mask.nii.gz").rename(moves)
+    stays = np.zeros(FSL_GRID.shape, np.uint8)
+    stays[CORNER] = 1
+    write_nifti(folder / "both" / f"two_space-{FSL}.nii.gz", stays, FSL_GRID)
+    words = ("--atlas", f"tpl-{FSL}_atlas-Toy_dseg.nii.gz", "--transform", XFM, "--move-lesions")
+    for who in ("one", "two"):
+        assert damage("out", *words, "--participant-label", who, lesion="both") == 0
+    capsys.readouterr()
+    assert damage("out", *words, lesion="both") == 0
+    assert "done already: 2 of 2" in capsys.readouterr().err
+    assert main(["status", "both", "out"]) == 0
+    assert capsys.readouterr().out.startswith("done: 2")
+
+
 def test_damage__a_changed_volume_is_warned_about_and_a_lost_lesion_is_an_error(
     templates, capsys, caplog
 ):

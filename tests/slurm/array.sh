@@ -14,4 +14,6 @@ LC_ALL=C # sorts alike on every node, and as `lacuna status` counts
 participants=(lesions/sub-*)
 participant=$(basename "${participants[$SLURM_ARRAY_TASK_ID]}")
 # exec: a task that is stopped gets the time to tidy up; after the shell's end it would have none.
-exec lacuna run snm lesions results participant --participant-label "$participant" --verbose "$@"
+# The whole dataset is not validated again by each task.
+exec lacuna run snm lesions results participant --participant-label "$participant" \
+    --skip-bids-validation --verbose "$@"

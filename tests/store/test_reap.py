@@ -274,9 +274,10 @@ def test_reap__what_is_mounted_inside_is_not_deleted(base, tmp_path, kind):
         "import sys; from lacuna.store import plan_reap\n"
         "plan = plan_reap(sys.argv[1]); print([item.reason for item in plan.items]); plan.execute()"
     )
-    command = f"{mount} {path}/work && touch {path}/work/inside && {sys.executable} -c '{program}'"
+    inner = path / "work"
+    command = f"{mount} {inner} && touch {inner}/inside && {sys.executable} -c '{program}'"
     done = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", f"{command} {base} && ls {path}/work"],
+        ["unshare", "-Urm", "sh", "-c", f"{command} {base} && ls {inner}"],
         capture_output=True,
         text=True,
         check=True,

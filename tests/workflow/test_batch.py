@@ -11,11 +11,19 @@ import pytest
 from lacuna.analysis.structural import Weighting
 from lacuna.errors import DatasetError, SpaceError
 from lacuna.formats import open_tractogram
-from lacuna.workflow.batch import Choices, execute, failed, plan_batch
+from lacuna.workflow.batch import Choices, plan_batch, prepare_work, work_through
 
 
 def load(path):
     return np.asarray(nib.load(path).dataobj)
+
+
+def execute(plan, index, *, on_outcome=None, **hooks):
+    return work_through(plan, prepare_work(plan, index, **hooks), on_outcome=on_outcome)
+
+
+def failed(outcomes):
+    return tuple(outcome for outcome in outcomes if outcome.error is not None)
 
 
 def rows(path):

@@ -57,6 +57,7 @@ RUN_ALL = """
             words = ["--rule", rule, *["--upsample", "2"][: 2 * (rule == "mrtrix")]]
             snm = ["run", "snm", str(lesion), str(work / rule / path.suffix), "--min-tdi", "1"]
             snm += ["--tractogram", str(path), "--tractogram-space", "AFQacpc", "--quiet"]
+            snm += ["--overwrite"]
             tdi = ["tdi", str(path), str(work / f"{rule}{path.suffix}.nii.gz"), "--quiet"]
             weights = ["--weights", str(work / "weights.txt")]
             for command in (snm, tdi, tdi + weights):

@@ -7,14 +7,12 @@ wrong; 130 interrupted; 141 the reader of stdout went away; 143 terminated.
 import argparse
 import importlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import FrameType
 
 from lacuna.errors import LacunaError, OptionError
+from lacuna.utils.termination import terminable
 
 COMMANDS = (
     "lacuna.cli.run",
@@ -38,7 +36,7 @@ def main(argv: Sequence[str] | None = None, commands: Sequence[str] = COMMANDS) 
     """Run the command line and return its exit code."""
     args = build_parser(commands).parse_args(argv)
     try:
-        with _terminable(), _messages(args), ExitStack() as stack:
+        with terminable(), _messages(args), ExitStack() as stack:
             _prepare(args, stack)
             code: int = args.run(args)
             sys.stdout.flush()
@@ -149,25 +147,6 @@ def _reap_ended() -> None:
         for item in reaped.removed:
             if item.lifetime:
                 logging.getLogger(__name__).info("removed %s: %s", item.path, item.evidence)
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit, so that what cleans up on the way out does so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        # Schedulers may send it twice; the second must not interrupt the clean-up.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

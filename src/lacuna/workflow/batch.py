@@ -183,13 +183,12 @@ class BatchPlan(Generic[Record]):
         fingerprint, inputs, overwrite
             As in `find_standings`.
         """
-        moves = self.choices.moves
         parameters = {
             **self.record.parameters(),
             **self.record.details(),
             "SaveStreamlines": self.choices.save_streamlines,
             "Strict": self.choices.strict,
-            "LesionMoves": moves and moves.parameters(lesion_spaces(self.listing, self.choices)),
+            "LesionMoves": self.choices.moves and self.choices.moves.parameters(),
             **(details or {}),
         }
         found = find_standings(
@@ -336,17 +335,9 @@ def plan_batch(
     return BatchPlan(record, listing, outputs, refused, choices)
 
 
-def execute(
-    plan: BatchPlan[RunRecord],
-    index: Index,
-    *,
-    weighting: Weighting | None = None,
-    measure: Measure | None = None,
-    draw: Draw | None = None,
-    crew: Crew | None = None,
-    on_outcome: Callable[[Outcome], None] | None = None,
-) -> tuple[Outcome, ...]:
-    """Cut with every lesion of a plan, and write the results.
+@dataclass(frozen=True, eq=False)
+class LesionWork:
+    """What is done with each lesion of a plan; a worker process gets all of it.
 
     Parameters
     ----------
@@ -359,31 +350,8 @@ def execute(
     measure
         Writes what is asked beyond the maps.
     draw
-        Makes the figures; none are written without it.
-    crew
-        As in `work_through`.
-    on_outcome
-        Called with each outcome, in the order of the lesions, as soon as it is there.
-
-    Returns
-    -------
-    tuple of Outcome
-        In the order of the lesions.
-    """
-    crew = crew or Crew()
-    work = prepare_work(plan, index, weighting=weighting, measure=measure, draw=draw)
-    return work_through(plan, replace(work, threads=crew.threads), crew=crew, on_outcome=on_outcome)
-
-
-@dataclass(frozen=True, eq=False)
-class LesionWork:
-    """What is done with each lesion of a plan; a worker process gets all of it.
-
-    Parameters
-    ----------
-    plan, index, weighting, measure, draw
-        As in `execute`; for worker processes, functions that pickle: those of a module, or objects
-        with ``__call__``.
+        Makes the figures; none are written without it. For worker processes it and the other
+        functions must pickle: those of a module, or objects with ``__call__``.
     threads
         For each lesion; results do not depend on it.
     report
@@ -411,7 +379,7 @@ def prepare_work(
     measure: Measure | None = None,
     draw: Draw | None = None,
 ) -> LesionWork:
-    """Return what is to be done with each lesion; parameters as in `execute`."""
+    """Return what is to be done with each lesion; parameters as in `LesionWork`."""
     _check_coverage(index, plan.record.min_tdi)
     return LesionWork(plan, index, weighting, measure, draw)
 
@@ -446,7 +414,7 @@ def work_through(
     crew
         Who works; by default the threads of the plan's record, in this process.
     on_outcome
-        As in `execute`.
+        Called with each outcome, in the order of the lesions, as soon as it is there.
 
     Returns
     -------
@@ -518,11 +486,6 @@ class _Attempt:
         return Outcome(outputs, None, summary, warnings, time.perf_counter() - start)
 
 
-def failed(outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    """Return the outcomes of the lesions that failed."""
-    return tuple(outcome for outcome in outcomes if outcome.error is not None)
-
-
 def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     choices, record, index = work.plan.choices, work.plan.record, work.index
     started = time.perf_counter()
@@ -555,7 +518,7 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
             stream.write(png)
     go_on()
     further = work.measure(result, lesion, outputs, said) if work.measure else {}
-    # The table comes last: where it stands, everything else does.
+    # The table comes after all that it vouches for; only the page follows, which reads it.
     summary = summarise(result, lesion, record, outputs.lesion.path.name)
     summary |= {name: value for name, (value, _) in further.items()}
     described = summary_columns() | {name: text for name, (_, text) in further.items()}

@@ -260,9 +260,18 @@ class LesionMoves:
         found = [find_warp(self.store, self.files, self.space.name, name) for name in names]
         return [warp for warp in found if warp is not None]
 
-    def parameters(self, spaces: Sequence[StatedSpace | None]) -> list[dict[str, Any]]:
-        """Return what decides where lesions of some spaces go, as JSON values."""
-        return [warp.parameters() for warp in self.warps(spaces)]
+    def parameters(self) -> dict[str, list[str]]:
+        """Return what decides where lesions go, by file: fingerprints, and the spaces it joins.
+
+        It does not depend on which lesions a run takes: the tasks of an array agree on it.
+        """
+        return {
+            file.path.name: [
+                *map(self.store.fingerprint, (file.path, *file.fsl_images)),
+                *(file.images_from, file.images_to),
+            ]
+            for file in self.files
+        }
 
     def bring(self, lesion: Lesion) -> Lesion:
         """Return a lesion as it is there; the same if it is there already."""

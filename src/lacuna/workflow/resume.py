@@ -24,6 +24,7 @@ NOUNS = {
     "Atlases": "atlas",
     "Tracts": "the file of tracts",
     "Template": "the template",
+    "LesionMoves": "--move-lesions with",
     "MinEdge": "--min-edge",
     "SaveStreamlines": "--save-streamlines",
     "LesionSide": "lesion_side in participants.tsv",

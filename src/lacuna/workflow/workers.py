@@ -26,13 +26,13 @@ from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from lacuna.config import Settings, apply_settings, current_settings, no_library_threads
 from lacuna.errors import UnfinishedError
 from lacuna.utils.cache import temp_dir
 from lacuna.utils.owner import current_owner, own_scratch
+from lacuna.utils.termination import terminable
 from lacuna.workflow.handover import hand_over, take_over
 
 logger = logging.getLogger(__name__)
@@ -283,7 +283,6 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
 def _serve(parent: Connection, start: _Start) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's turn
     gc.freeze()  # to look for cycles in what the fork server loaded would copy all of it
-    signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     lock = threading.Lock()
 
@@ -291,7 +290,7 @@ def _serve(parent: Connection, start: _Start) -> None:
         with lock:
             parent.send((kind, said))
 
-    with suppress(BrokenPipeError, EOFError, ConnectionResetError), own_scratch():
+    with terminable(), suppress(BrokenPipeError, EOFError, ConnectionResetError), own_scratch():
         try:
             attempt = _prepare(start, tell)
         except Exception as error:
@@ -332,11 +331,6 @@ class _Teller(logging.Handler):
 
 def _show(message: Warning | str, *_: object, **__: object) -> None:
     logging.getLogger("lacuna.warnings").warning("%s", message)
-
-
-def _leave(number: int, _frame: FrameType | None) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(128 + number)
 
 
 def _outlive_nobody() -> None:
