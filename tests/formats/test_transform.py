@@ -58,7 +58,9 @@ def write_composite(path, members=MEMBERS, *, spelling="Transform"):
             group = file.create_group(f"TransformGroup/{i}")
             group["TransformType"] = [kind]
             if numbers is not None:
-                group[f"{spelling}Parameters"] = np.array(numbers, np.float64)
+                group[f"{spelling}Parameters"] = np.ravel(numbers).astype(
+                    np.float32 if "float" in kind else np.float64
+                )
                 group[f"{spelling}FixedParameters"] = np.array(fixed, np.float64)
 
 
@@ -171,6 +173,136 @@ def test_fsl__needs_the_images_that_were_aligned(tmp_path, fsl_images):
         load(tmp_path / "w.nii", fsl_images=fsl_images)
 
 
+def test_fnirt__coefficients_are_those_of_cubic_splines_and_an_affine(tmp_path, fsl_images):
+    from scipy.interpolate import BSpline
+
+    moving, reference = (nib.load(image) for image in fsl_images)
+    coefficients = np.random.default_rng(2).normal(0, 3, (9, 9, 10, 3))
+    aligned = np.array([[0.98, 0.01, 0, -2], [0, 1.03, 0.02, 1], [0.01, 0, 0.97, 3], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(coefficients, aligned)
+    image.header["intent_code"], image.header["pixdim"][1:4] = 2007, 5
+    for i, (axis, n) in enumerate(zip("xyz", reference.shape, strict=True)):
+        image.header[f"qoffset_{axis}"] = n
+        image.header[f"intent_p{i + 1}"] = 1
+    image.header["qform_code"] = 0
+    nib.save(image, tmp_path / "coef.nii.gz")
+    voxels = np.argwhere(np.ones(reference.shape))[::97]
+    basis = BSpline.basis_element(np.arange(-2, 3), extrapolate=False)
+    weights = [
+        np.nan_to_num(basis(voxels[:, [axis]] / 5 + 1 - np.arange(coefficients.shape[axis])))
+        for axis in range(3)
+    ]
+    # FSL's mm of the reference, which is stored right to left, are its voxels.
+    there = nib.affines.apply_affine(np.linalg.inv(aligned), voxels)
+    there += np.einsum("ni,nj,nk,ijkc->nc", *weights, coefficients)
+    # The moving image is stored left to right, has voxels of 2 mm, and 20 of them along x.
+    expected = nib.affines.apply_affine(moving.affine, there / 2 * [-1, 1, 1] + [19, 0, 0])
+    world = nib.affines.apply_affine(reference.affine, voxels)
+    moved = load(tmp_path / "coef.nii.gz", fsl_images=fsl_images).apply(world)
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+    image.header["intent_p1"] = 2
+    nib.save(image, tmp_path / "coef.nii.gz")
+    with pytest.raises(FormatError, match="made for a reference image of"):
+        load(tmp_path / "coef.nii.gz", fsl_images=fsl_images)
+
+
+def test_fnirt__field_that_turns_and_one_for_an_image_stored_otherwise(tmp_path, fsl_images):
+    reference = nib.load(fsl_images[1])
+    vectors = np.broadcast_to([1.0, 2, 3], (30, 31, 32, 3)).copy()
+    vectors[..., 1] += 0.02 * np.arange(30)[:, None, None]
+    image = nib.Nifti1Image(vectors, reference.affine)
+    image.header["intent_code"] = 2006
+    nib.save(image, tmp_path / "warp.nii")
+    points = POINTS[:4]
+    shift = np.stack([np.ones(4), 2 + 0.02 * (14 - points[:, 0]), np.full(4, 3)], axis=1)
+    moved = load(tmp_path / "warp.nii", fsl_images=fsl_images).apply(points)
+    np.testing.assert_allclose(moved, fsl_expected(points, shift), atol=1e-6)
+    nib.save(nib.Nifti1Image(np.zeros((30, 31, 32)), np.eye(4)), tmp_path / "ras.nii")
+    with pytest.raises(FormatError, match="stored the other way round"):
+        load(tmp_path / "warp.nii", fsl_images=[fsl_images[0], tmp_path / "ras.nii"])
+    image = nib.Nifti1Image(vectors * np.nan, reference.affine, image.header)
+    nib.save(image, tmp_path / "nan.nii")
+    with pytest.raises(FormatError, match="NaN"):
+        load(tmp_path / "nan.nii", fsl_images=fsl_images)
+
+
+def test_field__of_places_as_spm_writes_is_refused(tmp_path):
+    voxels = np.moveaxis(np.indices(GRID.shape), 0, -1)
+    places = GRID.to_world(voxels.reshape(-1, 3)).reshape(voxels.shape) * 1.1 + [3, 20, -30]
+    write_field(tmp_path / "y_t1.nii", places.transpose(2, 1, 0, 3))
+    with pytest.raises(FormatError, match="holds places, as deformations of SPM do"):
+        load(tmp_path / "y_t1.nii")
+
+
+def test_field__placed_twice_differently_is_refused(tmp_path):
+    write_field(tmp_path / "f.nii")
+    image = nib.load(tmp_path / "f.nii")
+    shifted = GRID.affine.copy()
+    shifted[1, 3] += 3
+    image.set_qform(shifted, 1)
+    nib.save(image, tmp_path / "q.nii")
+    with pytest.raises(FormatError, match="sform and qform place it differently"):
+        load(tmp_path / "q.nii")
+
+
+def test_field__in_any_byte_order(tmp_path):
+    write_field(tmp_path / "f.nii")
+    image = nib.load(tmp_path / "f.nii")
+    big = image.header.as_byteswapped(">")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), None, big), tmp_path / "b.nii")
+    assert (tmp_path / "b.nii").read_bytes()[:4] == bytes([0, 0, 1, 92])
+    np.testing.assert_allclose(load(tmp_path / "b.nii").apply(POINTS), BY_FIELD, atol=1e-6)
+
+
+def test_load_transform__several_without_a_composite_are_refused(tmp_path):
+    def refused(name, match):
+        with pytest.raises(FormatError, match=match):
+            load(tmp_path / name)
+
+    (tmp_path / "two.txt").write_text(AFFINE_TEXT + "\n" + AFFINE_TEXT.split("\n", 1)[1])
+    (tmp_path / "two.mat").write_bytes(ANTS_MAT + ANTS_MAT)
+    write_composite(tmp_path / "two.h5", MEMBERS[1:])
+    for name in ("two.txt", "two.mat", "two.h5"):
+        refused(name, "2 transforms that are no composite")
+    write_composite(tmp_path / "none.h5", MEMBERS[:1])
+    (tmp_path / "none.mat").write_bytes(
+        np.array([0, 0, 1, 0, 30], "<i4").tobytes() + b"CompositeTransform_double_3_3\0"
+    )
+    for name in ("none.h5", "none.mat"):
+        refused(name, "holds no transform")
+
+
+def test_composite__members_are_taken_by_number_and_in_single_precision(tmp_path):
+    identity = [*np.eye(3).ravel(), 0, 0, 0]
+    turn = [0, -1, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0]
+    members = [MEMBERS[0]] + [("AffineTransform_float_3_3", identity, [0] * 3)] * 9
+    members += [("MatrixOffsetTransformBase_double_3_3", turn, [0] * 3)]  # is number 10
+    members[2] = ("AffineTransform_float_3_3", [*identity[:9], 1, 0, 0], [0] * 3)
+    write_composite(tmp_path / "c.h5", members)
+    # First the turn, then one to the left: in LPS (1, 0, 0) becomes (0, 1, 0), then (1, 1, 0).
+    np.testing.assert_allclose(
+        load(tmp_path / "c.h5").apply(np.array([[-1.0, 0, 0]])), [[-1, -1, 0]]
+    )
+    single = ANTS_MAT.replace(b"_double_", b"_float_").replace(
+        np.array(MATRIX, "<f8").tobytes(), np.array(MATRIX, "<f4").tobytes()
+    )
+    single = np.array([10, 12, 1, 0, 26], "<i4").tobytes() + single[20:]
+    (tmp_path / "s.mat").write_bytes(single)
+    np.testing.assert_allclose(load(tmp_path / "s.mat").apply(POINTS), BY_AFFINE, atol=1e-5)
+
+
+def test_field__of_a_composite_lies_oblique(tmp_path):
+    c, s = np.cos(0.4), np.sin(0.4)
+    direction = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])  # columns: axes of the field, LPS
+    grid = [4, 3, 2, 6, 5, -3, 4, 5, 6, *direction.ravel()]
+    write_composite(tmp_path / "c.h5", [("DisplacementFieldTransform_float_3_3", VECTORS, grid)])
+    voxels = np.argwhere(np.ones((4, 3, 2)))
+    lps = voxels * [4, 5, 6] @ direction.T + [6, 5, -3]
+    expected = (lps + VECTORS[*voxels.T[::-1]]) * [-1, -1, 1]
+    moved = load(tmp_path / "c.h5").apply(lps * [-1, -1, 1])
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
+
+
 def test_load_transform__says_what_is_wrong_with_a_file(tmp_path):
     def refused(name, content, match):
         path = tmp_path / name
@@ -198,6 +330,9 @@ def test_load_transform__says_what_is_wrong_with_a_file(tmp_path):
     refused(
         "n.txt", b"#Insight Transform File V1.0\nTransform: AffineTransform_double_3_3\n", "0 p"
     )
+    refused("u.txt", AFFINE_TEXT.replace("1 2 3", "1 2 nan").encode(), "not finite, or has no inv")
+    flat = AFFINE_TEXT.replace(text(MATRIX), text(np.zeros(12)))
+    refused("0.txt", flat.encode(), "has no inverse")
     refused("w.txt", b"hello\nworld\n", "neither an affine")
     refused("r.mat", b"\x00\x01\x02", "neither text nor")
     refused("m.mat", ANTS_MAT[:60], "neither text nor")

@@ -64,6 +64,8 @@ def fnirt_steps(
     """
     reference = images.reference
     vectors: FloatArray
+    if not np.isfinite(field.vectors).all():
+        raise FormatError(f"{path}: displacements are NaN or infinite. Write or copy it again.")
     if field.intent == FNIRT_COEFFICIENTS:
         shape, sizes = tuple(field.offsets.astype(int)), field.parameters
         vectors = _expand(field, shape)
@@ -71,6 +73,11 @@ def fnirt_steps(
     else:
         shape, sizes = field.vectors.shape[:3], np.array(reference.voxel_sizes_mm)
         vectors, matrix = _relative(field.vectors, reference), np.eye(4)
+        if shape == reference.shape and not field.grid.is_same(reference):
+            raise FormatError(
+                f"{path} lies elsewhere than the reference image given, or is stored the other way "
+                "round: give the image that was fnirt's --ref."
+            )
     if shape != reference.shape or np.abs(sizes - reference.voxel_sizes_mm).max() > 1e-3:
         raise FormatError(
             f"{path} was made for a reference image of {shape} voxels, and the one given has "
@@ -96,7 +103,8 @@ def _relative(vectors: FloatArray, reference: Grid) -> FloatArray:
     world = reference.to_world(voxels)
     matrix = _fsl_from_world(reference)
     less = vectors - (world @ matrix[:3, :3].T + matrix[:3, 3]).reshape(vectors.shape)
-    return less if less.std() < vectors.std() else vectors
+    spread = [each.std(axis=(0, 1, 2)).sum() for each in (less, vectors)]
+    return less if spread[0] < spread[1] else vectors
 
 
 def _expand(field: Vectors, shape: tuple[int, ...]) -> NDArray[np.float64]:

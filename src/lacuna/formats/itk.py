@@ -71,14 +71,16 @@ def read_text(path: Path, text: str) -> tuple[Step, ...]:
 def read_matlab(path: Path, data: bytes) -> tuple[Step, ...]:
     """Return the steps of a binary .mat file as ANTs writes them (MATLAB level 4)."""
     try:
-        matrices = dict(_read_matrices(data))
+        matrices = list(_read_matrices(data))
     except (struct.error, ValueError) as error:
         raise FormatError(
             f"{path} is neither text nor a .mat file of ANTs ({error}): it is truncated, or "
             "another kind of file."
         ) from error
-    fixed = matrices.pop("fixed", np.zeros(3))
-    return _steps(path, [(kind, numbers, fixed) for kind, numbers in matrices.items()])
+    members = [(kind, numbers, np.zeros(3)) for kind, numbers in matrices if kind != "fixed"]
+    if len(members) == 1:
+        members = [(*members[0][:2], dict(matrices).get("fixed", np.zeros(3)))]
+    return _steps(path, members)
 
 
 def _read_group(group: Any) -> tuple[str, Numbers, Numbers]:
@@ -106,10 +108,20 @@ def _read_matrices(data: bytes) -> Iterator[tuple[str, Numbers]]:
 
 
 def _steps(path: Path, members: list[tuple[str, Numbers, Numbers]]) -> tuple[Step, ...]:
+    if members and members[0][0].startswith("CompositeTransform"):
+        members = members[1:]
+    elif len(members) > 1:
+        # ANTs applies all of them, SimpleITK the first alone.
+        raise FormatError(
+            f"{path} holds {len(members)} transforms that are no composite, of which programs make "
+            "different things. Write them as one composite (.h5), or give the one that is meant."
+        )
+    if not members:
+        raise FormatError(f"{path} holds no transform. {_CONVERT}")
     steps: list[Step] = []
     for kind, numbers, fixed in members:
         name = kind.split("_")[0]
-        if name in ("CompositeTransform", "IdentityTransform"):
+        if name == "IdentityTransform":
             continue
         try:
             if name in ("AffineTransform", "MatrixOffsetTransformBase"):
@@ -124,18 +136,18 @@ def _steps(path: Path, members: list[tuple[str, Numbers, Numbers]]) -> tuple[Ste
             raise FormatError(
                 f"{path}: the {kind} is damaged ({error}). Copy or write it again."
             ) from error
-    if not members:
-        raise FormatError(f"{path} holds no transform. {_CONVERT}")
     return tuple(reversed(steps))
 
 
 def _affine(numbers: Numbers, fixed: Numbers) -> FloatArray:
-    if len(numbers) != 12 or len(fixed) not in (0, 3) or not np.isfinite(numbers).all():
+    if len(numbers) != 12 or len(fixed) not in (0, 3):
         raise ValueError(f"{len(numbers)} parameters and a centre of {len(fixed)}")
     centre = fixed if len(fixed) else np.zeros(3)
     matrix = np.eye(4)
     matrix[:3, :3] = numbers[:9].reshape(3, 3)
     matrix[:3, 3] = numbers[9:] + centre - matrix[:3, :3] @ centre
+    if not np.isfinite(matrix).all() or not np.linalg.det(matrix):
+        raise ValueError("its matrix is not finite, or has no inverse")
     return LPS_FROM_RAS @ matrix @ LPS_FROM_RAS
 
 

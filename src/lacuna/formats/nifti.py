@@ -105,8 +105,8 @@ class Vectors:
         NIfTI's code of what they are.
     parameters, offsets, voxel_sizes : (3,)
         ``intent_p``, ``qoffset`` and ``pixdim`` of the header.
-    name
-        The path.
+    notes
+        What is odd about its place, one sentence each.
     """
 
     vectors: NDArray[Any]
@@ -115,7 +115,7 @@ class Vectors:
     parameters: FloatArray
     offsets: FloatArray
     voxel_sizes: FloatArray
-    name: str
+    notes: tuple[str, ...]
 
     @property
     def grid(self) -> Grid:
@@ -139,7 +139,7 @@ def load_vectors(path: Path) -> Vectors:
             f"{path} has shape {shape}: a field of displacements has three numbers per voxel, "
             "such as (91, 109, 91, 1, 3)."
         )
-    grid, _ = _placement(image, str(path), (shape[0], shape[1], shape[2]))
+    grid, notes = _placement(image, str(path), (shape[0], shape[1], shape[2]))
     header = image.header
     return Vectors(
         _values(image.dataobj, str(path)).reshape(*grid.shape, 3, order="F"),
@@ -148,7 +148,7 @@ def load_vectors(path: Path) -> Vectors:
         np.array([header[f"intent_p{i}"] for i in (1, 2, 3)], np.float64),
         np.array([header[f"qoffset_{axis}"] for axis in "xyz"], np.float64),
         np.array(header["pixdim"][1:4], np.float64),
-        str(path),
+        notes,
     )
 
 

@@ -16,7 +16,7 @@ from lacuna.formats.fsl import (
     fnirt_steps,
 )
 from lacuna.formats.itk import Step, field_from_lps, read_composite, read_matlab, read_text
-from lacuna.formats.nifti import load_image, load_vectors
+from lacuna.formats.nifti import Vectors, load_image, load_vectors
 from lacuna.geometry.space import resolve_space
 from lacuna.geometry.warp import Transform
 
@@ -81,10 +81,25 @@ def _read_field(path: Path, fsl_images: Sequence[str | PathLike[str]] | None) ->
             f"{path} holds vectors of intent {field.intent}, neither a displacement field of ITK "
             f"({ITK_VECTORS}) nor of FNIRT. Was it written by ANTs, or is it another image?"
         )
+    if field.notes:
+        raise FormatError(f"{path}: {field.notes[0]} Copy the right one over the other.")
+    if _holds_places(field):
+        raise FormatError(
+            f"{path} holds places, as deformations of SPM do, not displacements. Write it as a "
+            "displacement field of ITK: subtract each voxel's own place, and reverse x and y."
+        )
     try:
         return (field_from_lps(field.grid, field.vectors),)
     except ValueError as error:
         raise FormatError(f"{path}: {error}. Write or copy it again.") from error
+
+
+def _holds_places(field: Vectors) -> bool:
+    """Tell whether vectors lie much closer to where their voxels are than to nothing."""
+    voxels = np.moveaxis(np.indices(field.grid.shape), 0, -1).reshape(-1, 3)
+    less = field.vectors.reshape(-1, 3) - field.grid.to_world(voxels)
+    spread = [each.reshape(-1, 3).std(axis=0).sum() for each in (less, field.vectors)]
+    return bool(spread[0] < spread[1] / 3)
 
 
 def _read_affine(path: Path, fsl_images: Sequence[str | PathLike[str]] | None) -> tuple[Step, ...]:
