@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,99 @@ def test_recording__a_list_that_was_edited_or_cut_short_removes_nothing_outside(
         pass
     assert (tmp_path / "outside").exists()
     assert files(out) == {"sub-1/kept", "sub-1/short", f"logs/{STEM}.json"}
+
+
+@contextmanager
+def lesion(out, **changes):
+    """Keep a record as a process of its own does: what one thread writes no other is told of."""
+    with ThreadPoolExecutor(1) as pool:
+        kept = recording(out, entry_of(**changes))
+        pool.submit(kept.__enter__).result()
+        yield lambda **texts: pool.submit(write, out, **texts).result()
+        pool.submit(kept.__exit__, None, None, None).result()
+
+
+OTHER = {"parameters": {"Rule": "vertex"}}
+
+
+def test_recording__of_two_runs_that_ask_different_things_none_vouches_for_the_files(tmp_path):
+    """Whoever ends last, `one` may be the other's."""
+
+    def run_both():
+        with lesion(tmp_path) as writes, pytest.raises(UnfinishedError):
+            run_other(writes)
+
+    def run_other(writes):
+        with lesion(tmp_path, **OTHER) as also_writes:
+            also_writes(one="other")
+            writes(one="first")
+
+    with pytest.raises(UnfinishedError, match="at the same time"):
+        run_both()
+    assert read_ledger(tmp_path) == {}
+    assert is_begun(tmp_path, STEM)
+    with lesion(tmp_path) as writes:
+        writes(two="2")
+    assert files(tmp_path) == {"sub-1/dwi/two", f"logs/{STEM}.json"}
+
+
+def test_recording__a_run_that_began_before_another_ended_does_not_vouch_for_its_files(tmp_path):
+    def run_both():
+        with lesion(tmp_path) as writes:
+            writes(one="first")
+            with lesion(tmp_path, **OTHER) as also_writes:
+                also_writes(one="other")
+            assert read_entry(tmp_path, STEM).parameters == OTHER["parameters"]
+            writes(two="first")
+
+    with pytest.raises(UnfinishedError):
+        run_both()
+    assert read_entry(tmp_path, STEM) is None
+
+
+def test_recording__a_run_that_began_first_and_fails_leaves_the_other_its_files(tmp_path):
+    def run_both():
+        with recording(tmp_path, entry_of()):
+            with lesion(tmp_path, **OTHER) as also_writes:
+                also_writes(one="other")
+            raise ZeroDivisionError
+
+    with pytest.raises(UnfinishedError):
+        run_both()
+    assert read_entry(tmp_path, STEM).is_done
+    assert files(tmp_path) == {"sub-1/dwi/one", f"logs/{STEM}.json"}
+
+
+def test_recording__two_runs_that_ask_the_same_both_end_it(tmp_path):
+    with lesion(tmp_path) as writes:
+        writes(one="1")
+        with lesion(tmp_path) as also_writes:
+            also_writes(one="1", two="2")
+        writes(two="2")
+    assert read_entry(tmp_path, STEM).outputs == {"sub-1/dwi/one": 1, "sub-1/dwi/two": 1}
+    assert files(tmp_path) == {"sub-1/dwi/one", "sub-1/dwi/two", f"logs/{STEM}.json"}
+
+
+def test_recording__does_not_call_done_what_lost_a_file_meanwhile(tmp_path):
+    def run():
+        with lesion(tmp_path) as writes:
+            writes(one="1", two="2")
+            (tmp_path / "sub-1/dwi/two").unlink()
+
+    with pytest.raises(UnfinishedError, match="two was removed"):
+        run()
+    assert is_begun(tmp_path, STEM)
+    with lesion(tmp_path):
+        pass
+    assert files(tmp_path) == {f"logs/{STEM}.json"}
+
+
+def test_recording__goes_on_after_a_list_whose_last_line_was_cut_short(tmp_path):
+    with recording(tmp_path, entry_of()):
+        write(tmp_path, one="1")
+    (tmp_path / "logs" / f"{STEM}.begun").write_text("mark sub-1/dwi/o")
+    with pytest.raises(KeyboardInterrupt):
+        end_with(KeyboardInterrupt(), tmp_path)  # before it replaced `one`
+    with recording(tmp_path, entry_of()):
+        pass
+    assert files(tmp_path) == {f"logs/{STEM}.json"}

@@ -2,8 +2,10 @@
 
 A record is written after everything else of its lesion. From before the first file until then a
 list stands in its place, of every file that may be there: what is killed leaves nothing unknown.
+Each line of it says for whom: of two runs that ask a lesion different things at once none ends it.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -14,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from lacuna.errors import LacunaError, UnfinishedError
 from lacuna.formats.replace import replacing, watching
@@ -109,22 +112,29 @@ def recording(output_dir: Path, entry: LedgerEntry) -> Iterator[None]:
     ----------
     entry
         What is known of the lesion before.
+
+    Raises
+    ------
+    UnfinishedError
+        Another run wrote or removed its files meanwhile: it stays one that was begun.
     """
     start = time.perf_counter()
     begun, record = _begun(output_dir, entry.stem), _record(output_dir, entry.stem)
     begun.parent.mkdir(parents=True, exist_ok=True)
-    earlier = _read(record)
+    earlier, mark = _read(record), _mark(entry)
     known = {*_read_paths(begun), *(earlier.outputs if earlier else ())}
+    first = f"{mark} {uuid4().hex}\n"
+    _append(begun, f"\0\n{first}")  # what a killed process left of its last line names no file
     for path in sorted(known):
-        _note(begun, output_dir, output_dir / path)
-    begun.touch()
+        _append(begun, f"{mark} {path}\n")
     record.unlink(missing_ok=True)
-    with watching(partial(_note, begun, output_dir)) as written:
+    with watching(partial(_note, begun, output_dir, mark)) as written:
         try:
             yield
         except UnfinishedError:
             raise  # it did not fail: the list stays, as that of a process that was killed
         except Exception as error:
+            _check_alone(begun, record, first, error)
             _remove(output_dir, {*known, *_inside(written, output_dir)})
             failed = replace(entry, reason=describe_error(error))
             try:
@@ -132,10 +142,41 @@ def recording(output_dir: Path, entry: LedgerEntry) -> Iterator[None]:
             except OSError as problem:
                 logger.warning("%s: the record of its failure: %s", entry.stem, problem)
             raise
-        now = {path for path in _inside(written, output_dir) if (output_dir / path).is_file()}
+        now = {path for path in _inside(written, output_dir) if not _is_part(path)}
+        if gone := sorted(path for path in now if not (output_dir / path).is_file()):
+            raise _interference(entry.stem, f"{gone[0]} was removed meanwhile")
+        _check_alone(begun, record, first)
+        known |= {path for path in _read_paths(begun) if not _is_part(path)}
         _remove(output_dir, known - now)
         sizes = {path: (output_dir / path).stat().st_size for path in sorted(now)}
         _end(record, begun, replace(entry, is_done=True, outputs=sizes), start)
+
+
+def _check_alone(begun: Path, record: Path, first: str, error: Exception | None = None) -> None:
+    """Check that since the line that came first nobody noted a file for other results."""
+    mark, text = first.partition(" ")[0], ""
+    with suppress(FileNotFoundError):
+        text = begun.read_bytes().decode(errors="replace")
+    _, found, later = text.partition(first)
+    lines = (later if found else text).split("\n")[:-1]
+    marks = {line.partition(" ")[0] for line in lines if "\0" not in line}
+    # Another run has ended if the list is no longer that to which the line was added.
+    ended = None if found else _read(record)
+    marks |= {_mark(ended)} if ended else set()
+    if marks - {mark}:
+        raise _interference(record.stem, "it does so with other options or masks") from error
+
+
+def _interference(stem: str, what: str) -> UnfinishedError:
+    return UnfinishedError(
+        f"Another run works on {stem} at the same time: {what}. Run again when it has ended."
+    )
+
+
+def _mark(entry: LedgerEntry) -> str:
+    """Return what tells apart results that would not be the same."""
+    said = json.dumps([entry.fingerprint, entry.version, entry.parameters], sort_keys=True)
+    return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def _end(record: Path, begun: Path, entry: LedgerEntry, start: float) -> None:
@@ -166,18 +207,29 @@ def _read(path: Path) -> LedgerEntry | None:
     return entry if is_sound else None
 
 
-def _note(begun: Path, output_dir: Path, path: Path) -> None:
+def _note(begun: Path, output_dir: Path, mark: str, path: Path) -> None:
     """Name a file before it is there."""
+    for inner in _inside([path], output_dir):
+        _append(begun, f"{mark} {inner}\n")
+
+
+def _append(begun: Path, line: str) -> None:
     with begun.open("ab") as stream:
-        stream.write(b"".join(f"{inner}\n".encode() for inner in _inside([path], output_dir)))
+        stream.write(line.encode())
 
 
 def _read_paths(begun: Path) -> set[str]:
     with suppress(OSError):
         # The last line may have been cut short, to the name of another file.
         lines = begun.read_bytes().decode(errors="replace").split("\n")[:-1]
-        return set(filter(_is_inside, lines))
+        return set(filter(_is_inside, (line.rpartition(" ")[2] for line in lines)))
     return set()
+
+
+def _is_part(path: str) -> bool:
+    """Tell whether a file is one that is being written beside its place."""
+    name = PurePosixPath(path).name
+    return name.startswith(".") and name.endswith(".part")
 
 
 def _inside(paths: Iterable[Path], output_dir: Path) -> set[str]:
