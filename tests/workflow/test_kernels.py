@@ -58,6 +58,18 @@ def test_keep_kernels__another_process_loads_what_one_compiled(root):
     assert compile_one(LACUNA_CACHE_DIR=root) == "[1, 0]"
 
 
+def test_keep_kernels__what_was_compiled_needs_no_compiler_until_another_type_comes(root):
+    assert compile_one(LACUNA_CACHE_DIR=root) == "[0, 1]"
+    code = textwrap.dedent(COMPILE_ONE) + textwrap.dedent("""
+        assert "numba.np.linalg" not in sys.modules
+        assert query.count_bits(np.array([5, 9, 1], np.uint64)[::2]) == 3
+        assert sum(stats.cache_misses.values()) == 1
+    """)
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"}
+    environment["LACUNA_CACHE_DIR"] = str(root)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
 def test_keep_kernels__in_a_cache_that_others_can_write_nothing_is_kept(root):
     root.chmod(0o770)
     assert compile_one(LACUNA_CACHE_DIR=root) == "[0, 1]"

@@ -20,6 +20,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache, _CacheLocator
+from numba.core.runtime import rtsys
 
 from lacuna.tractogram._kernels import build, ends, graph, mrtrix, query, segment
 from lacuna.utils.cache import get_cache_dir
@@ -92,7 +93,7 @@ class _Layers(NullCache):  # type: ignore[misc] # numba has no types
 
     def __init__(self, kernel: Any, private: Path | None, shipped: Path | None) -> None:
         self._shipped = _kept(shipped, _Baseline)(kernel) if shipped else NullCache()
-        self._private = _kept(private, FunctionCache)(kernel) if private else NullCache()
+        self._private = _kept(private, _Finished)(kernel) if private else NullCache()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = None
@@ -104,7 +105,17 @@ class _Layers(NullCache):  # type: ignore[misc] # numba has no types
         self._private.save_overload(sig, data)
 
 
-class _Baseline(FunctionCache):  # type: ignore[misc]
+class _Finished(FunctionCache):  # type: ignore[misc]
+    """Loads compiled code without all that only compiling needs."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # numba would first load half of SciPy, half a second and more; it does so when it compiles.
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
+
+
+class _Baseline(_Finished):
     """Looks for what was compiled for every processor, not for the one at hand."""
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
