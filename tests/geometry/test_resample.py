@@ -60,6 +60,22 @@ def test_pull_voxels__turned_copies_of_the_source_give_the_same(labels):
         np.testing.assert_array_equal(whole(bent(), turned, grid=grid), expected)
 
 
+def test_pull_voxels__centres_on_faces_belong_beyond_them_however_the_source_is_stored(labels):
+    third = np.array([1, 2, -4]) / 3
+    source = Grid(GRID.shape, GRID.affine + np.pad(third[:, None], ((0, 1), (3, 0))))
+    onto = Grid.cubic(2, (10, 12, 8), (-8, -10, -6))  # a voxel and a half beyond the first of GRID
+    to_source = np.eye(4)
+    to_source[:3, 3] = third
+    copies = [(labels, source), *turned_copies(labels, source)]
+    for array, grid in copies:
+        canonical = grid.orientation.to_canonical(array)
+        box = (np.full(3, -40.0), np.full(3, 40.0))
+        voxels, at = pull_voxels(Transform((to_source,), "A", "B"), grid, onto, box)
+        assert len(voxels) == onto.n_voxels
+        found = take_nearest(canonical, at).reshape(onto.shape)
+        np.testing.assert_array_equal(found, labels[2:12, 2:14, 2:10])
+
+
 def test_take_linear__is_the_share_of_a_voxel_that_is_covered():
     mask = np.zeros((4, 4, 4), bool)
     mask[1:3, 1:3, 1:3] = True

@@ -65,6 +65,48 @@ def test_inverse__where_a_field_stretches_more_than_twofold():
     np.testing.assert_allclose(transform.inverse().apply(transform.apply(given)), given, atol=1e-3)
 
 
+def test_inverse__counts_what_cannot_be_placed_as_forward_displacements_show(points):
+    field = smooth_field(9)
+    back = Transform((field,), "A", "B").inverse().move(points)
+    there, inside = field.displacements(back.points)
+    # Where a field ends it goes on: only there the forward displacements say nothing.
+    wrong = np.abs(back.points + there - points).max(axis=1)
+    unsolved = inside & (wrong > 0.05)
+    assert (inside & (wrong > 1e-3) & (wrong < 5)).sum() > 3
+    assert inside.sum() + back.n_outside == len(points)
+    assert unsolved.sum() <= back.n_unsolved <= unsolved.sum() + (~inside).sum()
+    assert 0 < unsolved.sum() < len(points) / 2
+
+
+def test_inverse__beyond_the_field_goes_on_with_its_border_and_is_counted():
+    field = DisplacementField(GRID, np.full((*GRID.shape, 3), 2.0), inverted=True)
+    given = np.array([[0, 0, 0], [40.0, 0, 0], [0, 0, -300]])
+    moved = Transform((field,), "A", "B").move(given)
+    np.testing.assert_array_equal(moved.points, given - 2)
+    assert (moved.n_outside, moved.n_unsolved) == (2, 0)
+
+
+def test_move__counts_of_several_fields_add_up(points):
+    field = DisplacementField(GRID, np.full((*GRID.shape, 3), 2.0))
+    given = np.array([[0, 0, 0], [15.5, 0, 0], [300, 0, 0]])
+    # The second meets the second field at 17.5 mm, within half a voxel; the third neither.
+    assert Transform((field, field), "A", "B").move(given).n_outside == 2
+    assert Transform((field, np.diag([2.0, 1, 1, 1]), field), "A", "B").move(given).n_outside == 3
+    folds = smooth_field(40).__class__(GRID, smooth_field(40).vectors, inverted=True)
+    once = Transform((folds,), "A", "B").move(points).n_unsolved
+    still = DisplacementField(GRID, np.zeros((*GRID.shape, 3)), inverted=True)
+    assert Transform((folds, still), "A", "B").move(points).n_unsolved == once > 0
+
+
+def test_apply__a_field_of_one_slice():
+    grid = Grid((9, 1, 8), GRID.affine)
+    vectors = np.zeros((9, 1, 8, 3))
+    vectors[..., 0] = np.arange(9)[:, None, None]
+    given = np.array([[-14.0, -20.0, -5], [-14.0, -22.4, 3], [-14.0, -17.6, 3]])
+    moved = Transform((DisplacementField(grid, vectors),), "A", "B").apply(given)
+    np.testing.assert_allclose(moved, given + [0.5, 0, 0])
+
+
 def test_inverse__of_a_field_that_folds_is_refused(points):
     with pytest.raises(SpaceError, match=r"moves points from B to A has to be inverted.*folds"):
         Transform((smooth_field(40),), "A", "B").inverse().apply(points)
