@@ -61,11 +61,11 @@ def test_pull_voxels__turned_copies_of_the_source_give_the_same(labels):
 
 
 def test_pull_voxels__centres_on_faces_belong_beyond_them_however_the_source_is_stored(labels):
-    third = np.array([1, 2, -4]) / 3
-    source = Grid(GRID.shape, GRID.affine + np.pad(third[:, None], ((0, 1), (3, 0))))
-    onto = Grid.cubic(2, (10, 12, 8), (-8, -10, -6))  # a voxel and a half beyond the first of GRID
+    shift = np.array([0.3, 0.7, -1.1])  # not exact in binary
+    source = Grid(GRID.shape, GRID.affine + np.pad(shift[:, None], ((0, 1), (3, 0))))
+    onto = Grid.cubic(2, (10, 12, 8), (-8, -10, -6))
     to_source = np.eye(4)
-    to_source[:3, 3] = third
+    to_source[:3, 3] = shift
     copies = [(labels, source), *turned_copies(labels, source)]
     for array, grid in copies:
         canonical = grid.orientation.to_canonical(array)

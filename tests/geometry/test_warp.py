@@ -104,7 +104,7 @@ def test_apply__a_field_of_one_slice():
     vectors[..., 0] = np.arange(9)[:, None, None]
     given = np.array([[-14.0, -20.0, -5], [-14.0, -22.4, 3], [-14.0, -17.6, 3]])
     moved = Transform((DisplacementField(grid, vectors),), "A", "B").apply(given)
-    np.testing.assert_allclose(moved, given + [0.5, 0, 0])
+    np.testing.assert_allclose(moved, given + np.array([0.5, 0, 0]))
 
 
 def test_inverse__of_a_field_that_folds_is_refused(points):
