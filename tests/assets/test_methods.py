@@ -47,18 +47,19 @@ def test_lesion__is_told_with_its_own_numbers():
     assert "(1.5 ml, left-sided, centre of mass at x = -20, y = 3, z = 4 mm)" in text
     assert "cut 12 streamlines (0.97 %)" in text
     assert "without resampling." in text
-    moved = {**LESION, "Transform": {"From": "S", "To": "T"}}
+    moved = {**LESION, "Transform": {"From": "S", "To": "T", "Path": "/x/t.h5"}}
     assert "given in S, and resampled by a transform into T." in text_of(SNM, moved, SUMMARY)
 
 
 def test_rule_weights_and_transform__are_told_and_cited():
     methods = describe_methods(
-        {**SNM, "Rule": "mrtrix", "Weights": "length", "Transform": {"a": 1}}
+        {**SNM, "Rule": "mrtrix", "Weights": "length", "Transform": {"Path": "/x/t.h5"}}
     )
     text = "\n".join(methods.paragraphs)
     assert "(length)" in text
     assert "points were moved" in text
     assert any("MRtrix3" in reference.text for reference in methods.references)
+    assert "t.h5: not in the catalogue" in methods.to_markdown()
 
 
 def test_atlases__of_parcels_and_of_tracts_are_told_apart():

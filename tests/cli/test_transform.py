@@ -144,16 +144,16 @@ def test_snm__transform_is_not_used_where_nothing_differs(files, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "give --transform FILE between A and B"),
+        ((), "give --transform FILE between B and A"),
         (("--transform", "absent.h5"), "no such file"),
         (("--transform-from", "A"), "say what --transform FILE is"),
         (("--transform", "plain.h5"), "give --transform-from and --transform-to"),
         (("--transform", "plain.h5", "--transform-from", "A", "--transform-to", "C"),
-         "Give a --transform between A and B"),
+         "Give --transform FILE between B and A"),
         (("--transform", "plain.h5", "--transform-from", "C", "--transform-to", "B"),
          "plain.h5 connects C and B, and the tractogram is in A"),
         (("--transform", FORTH, "--transform-from", "A", "--transform-to", "B"),
-         "points: give --transform-from and --transform-to as in the name"),
+         "points: say --transform-from, --transform-to"),
     ],
 )  # fmt: skip
 def test_snm__says_what_to_do_where_a_transform_does_not_fit(files, words, message, capsys):

@@ -29,7 +29,9 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     kind
         What it is, in a word or two.
     space
-        Name of its template space; of a transform, the one that it leads to.
+        Name of its template space; of a transform, the one onto which it resamples images.
+    images_from
+        Of a transform, the space of those images; nothing else has one.
     files
         Names under which it may be kept, one for each ending.
     licence, citation, doi
@@ -50,6 +52,7 @@ class Asset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     title: _Text = ""
     kind: _Text = ""
     space: str | None = None
+    images_from: str | None = None
     files: Annotated[tuple[_Text, ...], msgspec.Meta(min_length=1)]
     licence: _Text = ""
     citation: _Text = ""

@@ -172,6 +172,10 @@ def _take_in(
     if asset.sha256 is None:
         _look_at(path, asset, fits, force=force)
     table = _read_names(path, asset) if asset.kind in ATLASES else ""
+    if asset.images_from and asset.space:
+        from lacuna.formats.transform import load_transform
+
+        load_transform(path, asset.images_from, asset.space)
     name = (fits or asset.files)[0]
     sha256 = asset.sha256 or _copy(path, Path(os.devnull), f"{name} (checking)", tell)
 

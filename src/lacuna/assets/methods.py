@@ -55,7 +55,9 @@ def describe_methods(
     for part in parts:
         paragraphs.setdefault(part["about"], []).append(part["text"].format(**facts))
     cited = [Reference(**_texts()["references"][key]) for key in keys]
-    files = [said.get("Tractogram"), *(said.get("Atlases") or ())]
+    atlases = said.get("Atlases") or ()
+    moves = [each.get("Transform") for each in (said, lesion or {}, *atlases)]
+    files = [said.get("Tractogram"), *atlases, *moves]
     cited += [_cite_file(Path(file["Path"]).name) for file in files if file]
     return Methods(tuple(map(" ".join, paragraphs.values())), tuple(dict.fromkeys(cited)))
 

@@ -122,7 +122,8 @@ def _bring_together(
     from lacuna.workflow.resampled import LesionMoves
     from lacuna.workflow.stores import open_store
 
-    store, files, atlases = open_store(args.settings), find_transforms(args), open_atlases(args)
+    store, atlases = open_store(args.settings), open_atlases(args)
+    files = find_transforms(args, [*(atlas.space for atlas in atlases), *lesions])
     space = choose_space(store, files, atlases, () if args.move_lesions else lesions)
     moves = LesionMoves(store, files, space) if args.move_lesions else None
     used = moves.warps(lesions) if moves else []

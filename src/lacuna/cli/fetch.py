@@ -42,14 +42,20 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fetch a file, or list what there is."""
+    from lacuna.assets.catalog import load_catalog
     from lacuna.assets.fetch import fetch
     from lacuna.workflow.stores import open_store
+    from lacuna.workflow.warped import identify_transform
 
     if bool(args.what) == args.list:
         raise OptionError("Give the name or address of a file, or --list.")
     store = open_store(args.settings)
     if args.list:
         return _list(args, store)
+    asset = load_catalog().get(args.what)
+    if args.source and asset and asset.images_from:  # taken for the other one, it doubles errors
+        ends = asset.images_from, asset.space
+        identify_transform(args.source, images_from=ends[0], images_to=ends[1], source="--from")
     with show_progress(args, "fetching") as progress:
         entry = fetch(
             store,

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lacuna.cli.assets import find_asset, find_asset_file
 from lacuna.cli.options import add_threads, positive, size
-from lacuna.cli.tractogram import find_asset_file, option_as_space
+from lacuna.cli.tractogram import option_as_space
 from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
@@ -167,11 +168,11 @@ def _locate_atlas(
     args: argparse.Namespace, text: str, *, has_tracts: bool
 ) -> "tuple[Path, Path | None, StatedSpace | None]":
     """Return image, table and space of an atlas; a file comes before a name in the catalogue."""
-    from lacuna.assets.catalog import ATLASES, load_catalog
+    from lacuna.assets.catalog import ATLASES
     from lacuna.geometry.space import StatedSpace
 
     space = option_as_space(args, "atlas_space")
-    asset = None if Path(text).exists() else load_catalog().get(text)
+    asset = find_asset(text)
     if asset is None:
         return *split_table(text), space
     wanted = ATLASES[has_tracts]
@@ -208,11 +209,14 @@ def bring_atlases(
     """
     from lacuna.workflow.damage import bring_atlas
     from lacuna.workflow.stores import open_store
-    from lacuna.workflow.warped import warn_of_unused
+    from lacuna.workflow.warped import CATALOGUE, warn_of_unused
 
     store, threads = open_store(args.settings), args.settings.num_threads
     brought = [bring_atlas(store, files, atlas, space, threads=threads) for atlas in atlases]
-    warn_of_unused(files, [*used, *(atlas.warp for atlas in brought if atlas.warp)])
+    warps = [*used, *(atlas.warp for atlas in brought if atlas.warp)]
+    warn_of_unused(files, warps)
+    for file in dict.fromkeys(warp.file for warp in warps if warp.file.source == CATALOGUE):
+        say(args, f"spaces differ: {file}, and was fetched; --transform FILE takes another")
     return tuple(brought)
 
 

@@ -242,7 +242,8 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     )
     space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")
     store = open_store(args.settings)
-    files, lesions = find_transforms(args), lesion_spaces(listing, choices)
+    lesions, atlases = lesion_spaces(listing, choices), open_atlases(args)
+    files = find_transforms(args, [space, *lesions, *(atlas.space for atlas in atlases)])
     warp = None if args.move_lesions else choose_warp(store, files, space, lesions)
     space = space if warp is None else warp.space
     moves = LesionMoves(store, files, space) if args.move_lesions else None
@@ -251,7 +252,7 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     template = _load_template(args.template, space.name)
     weights = find_weights(args.weights, path) if args.weights else None
     used = [warp] if warp else moves.warps(lesions) if moves else []
-    atlases = bring_atlases(args, files, open_atlases(args), space, used)
+    atlases = bring_atlases(args, files, atlases, space, used)
     check_atlases(atlases, space, path.name)
     record = replace(
         _describe_run(args, command, store, path, space, warp),

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lacuna.cli.assets import find_asset, find_asset_file
 from lacuna.cli.options import positive
 from lacuna.cli.transforms import add_transforms, find_transforms
-from lacuna.errors import FetchError, OptionError
+from lacuna.errors import OptionError
 
 if TYPE_CHECKING:
     from lacuna.assets.catalog import Asset
@@ -99,33 +100,9 @@ def find_tractogram(args: argparse.Namespace) -> Path:
     return configured[0].absolute()
 
 
-def find_asset_file(args: argparse.Namespace, asset: "Asset") -> Path:
-    """Return the file of an asset that was fetched; nobody deletes it while the command runs.
-
-    Raises
-    ------
-    FetchError
-        If it is not in the cache; the message says how it gets there.
-    """
-    from lacuna.assets.catalog import find_fetched
-    from lacuna.assets.fetch import how_to_get
-    from lacuna.workflow.stores import open_store
-
-    entry = find_fetched(open_store(args.settings).entries(), asset)
-    if entry is None:
-        raise FetchError(how_to_get(asset))
-    entry.lease_for(args)
-    if not entry.read_only:
-        entry.touch()
-    return entry.path / min(entry.files)
-
-
 def _find_asset(args: argparse.Namespace) -> "Asset | None":
-    """Return the asset of the catalogue that is named as the tractogram; a path comes first."""
-    from lacuna.assets.catalog import load_catalog
-
-    named = str(args.tractogram or args.settings.tractogram or "")
-    return None if Path(named).exists() else load_catalog().get(named)
+    """Return the asset of the catalogue that is named as the tractogram."""
+    return find_asset(args.tractogram or args.settings.tractogram or "")
 
 
 def find_space(args: argparse.Namespace, path: Path) -> "StatedSpace | None":
@@ -152,7 +129,7 @@ def find_warp(args: argparse.Namespace, store: "Store", path: Path) -> "Warp | N
     from lacuna.workflow.warped import plan_warp
 
     # What a configuration file lists would move a tractogram that nobody asked to move.
-    files = find_transforms(args, configured=False)
+    files = find_transforms(args)
     if not files:
         return None
     space = require_space(find_space(args, path), path.name, "--tractogram-space", "the tractogram")

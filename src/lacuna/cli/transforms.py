@@ -1,12 +1,16 @@
-"""``--transform``: files that join spaces, of the command line or configuration."""
+"""``--transform``: what joins spaces, of the command line, configuration or catalogue."""
 
 import argparse
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lacuna.errors import OptionError
+from lacuna.cli.assets import find_asset, find_asset_file
+from lacuna.errors import FetchError, OptionError
 
 if TYPE_CHECKING:
+    from lacuna.geometry.space import StatedSpace
     from lacuna.workflow.warped import TransformFile
 
 
@@ -17,9 +21,9 @@ def add_transforms(parser: argparse._ActionsContainer, moved: str) -> None:
         type=Path,
         action="append",
         default=[],
-        metavar="FILE",
-        help=f"{moved}: .h5, .nii.gz, .txt, .tfm or .mat, of ANTs, ITK or FSL; repeatable, each "
-        "is used where the spaces that it connects differ",
+        metavar="FILE|NAME",
+        help=f"{moved}: .h5, .nii.gz, .txt, .tfm or .mat, of ANTs, ITK or FSL, or a fetched NAME; "
+        "repeatable, each is used where the spaces that it connects differ",
     )
     parser.add_argument(
         "--transform-from",
@@ -48,14 +52,22 @@ def add_transforms(parser: argparse._ActionsContainer, moved: str) -> None:
 
 
 def find_transforms(
-    args: argparse.Namespace, *, configured: bool = True
+    args: argparse.Namespace, spaces: "Sequence[StatedSpace | None]" = ()
 ) -> "tuple[TransformFile, ...]":
-    """Return the transforms of the command line, and then those of the configuration file.
+    """Return the transforms of the command line, and others that may serve.
+
+    Parameters
+    ----------
+    spaces
+        Of all that has to come together, what lesions may move to first: then those of the
+        configuration file count, too, and fetched ones for what no other joins.
 
     Raises
     ------
     OptionError, SpaceError
         If it is not known between which spaces one goes.
+    FetchError
+        If it is of the catalogue, and not in the cache.
     """
     from lacuna.workflow.warped import configured_transforms, identify_transform
 
@@ -73,11 +85,49 @@ def find_transforms(
     columns = [values or [None] * n for values in about]
     given = [
         identify_transform(
-            path.absolute(),
+            _locate(args, path),
             images_from=start,
             images_to=end,
             fsl_images=[image.absolute() for image in images or ()],
         )
         for path, start, end, images in zip(args.transform, *columns, strict=True)
     ]
-    return (*given, *(configured_transforms(args.settings) if configured else ()))
+    if not spaces:
+        return tuple(given)
+    given += configured_transforms(args.settings)
+    return (*given, *_find_fetched(args, given, spaces))
+
+
+def _locate(args: argparse.Namespace, path: Path) -> Path:
+    """Return the file of a transform; a file comes before a name in the catalogue."""
+    asset = find_asset(path)
+    if asset is None:
+        return path.absolute()
+    if asset.images_from is None:
+        raise OptionError(f"{path} is a {asset.kind}, no transform: `lacuna fetch --list` has all.")
+    return find_asset_file(args, asset)
+
+
+def _find_fetched(
+    args: argparse.Namespace,
+    given: "Sequence[TransformFile]",
+    spaces: "Sequence[StatedSpace | None]",
+) -> "list[TransformFile]":
+    """Return fetched transforms between spaces that none of those given joins."""
+    from lacuna.assets.catalog import load_catalog
+    from lacuna.geometry.space import resolve_space
+    from lacuna.workflow.warped import CATALOGUE, identify_transform
+
+    names = [resolve_space(space.name) for space in spaces if space is not None]
+    if len({*names}) < 2 and not args.move_lesions:
+        return []  # looking at every entry of a cache takes time
+    joined = [{file.images_from, file.images_to} for file in given]
+    found = []
+    for asset in load_catalog().values():
+        ends = {asset.images_from, asset.space}
+        # Tasks of an array move lesions of other spaces each, and have to agree on the transforms.
+        is_wanted = names[0] in ends if args.move_lesions else ends <= {*names}
+        if asset.images_from and is_wanted and ends not in joined:
+            with suppress(FetchError):
+                found.append(identify_transform(find_asset_file(args, asset), source=CATALOGUE))
+    return found

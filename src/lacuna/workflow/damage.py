@@ -44,7 +44,7 @@ from lacuna.workflow.record import (
     words,
 )
 from lacuna.workflow.resampled import move_parcels, move_tracts
-from lacuna.workflow.warped import TransformFile, Warp, find_warp
+from lacuna.workflow.warped import TransformFile, Warp, advise_transform, find_warp
 
 logger = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ def check_atlases(atlases: Sequence[OpenedAtlas], space: StatedSpace, name: str)
             raise SpaceError(
                 f"{name} is in {space.name} ({space.source}), {atlas.path.name} in "
                 f"{atlas.space.name} ({atlas.space.source}): all must be in one space, that of the "
-                f"lesions. Give --transform FILE between {atlas.space.name} and {space.name}, or "
+                f"lesions. Give {advise_transform(atlas.space.name, space.name)}; or "
                 f"take an atlas in {space.name}; if its space is stated wrongly, correct it or "
                 "give --atlas-space."
             )

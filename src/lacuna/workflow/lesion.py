@@ -21,6 +21,7 @@ from lacuna.errors import LesionError, SpaceError
 from lacuna.formats.nifti import Image, ImageSource, load_mask
 from lacuna.geometry.grid import BoolArray, FloatArray, Grid, IntArray
 from lacuna.geometry.space import StatedSpace, grid_names, known_spaces, resolve_space
+from lacuna.workflow.warped import advise_transform
 
 logger = logging.getLogger(__name__)
 
@@ -219,11 +220,12 @@ def check_spaces(
     ours, theirs = resolve_space(lesion.name), resolve_space(tractogram.name)
     if ours == theirs:
         return ours
+    pair = (ours, theirs) if what == "tractogram" else (theirs, ours)
     raise SpaceError(
         f"{lesion_name} is in {ours} ({lesion.source}), {tractogram_name} in {theirs} "
         f"({tractogram.source}): they differ by millimetres or more. Bring the mask into {theirs} "
         f"by normalising it, or take another {what}, in {ours}; or "
-        f"give --transform FILE between {theirs} and {ours}. If a space is stated "
+        f"give {advise_transform(*pair)}. If a space is stated "
         f"wrongly, correct it there, or give --space or --{what}-space."
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lacuna.assets.catalog import load_catalog
 from lacuna.bids.names import file_stem
 from lacuna.config import Settings, TransformSetting
 from lacuna.errors import OptionError, SpaceError
@@ -23,6 +24,9 @@ from lacuna.geometry.warp import Transform
 from lacuna.store import Store
 
 logger = logging.getLogger(__name__)
+
+CATALOGUE = "Lacuna's catalogue"
+"""Source of a transform that was fetched, and that nobody asked for."""
 
 _POINTS_AT_ONCE = 1 << 18
 
@@ -112,6 +116,7 @@ class Warp:
         """Return what is needed to do it again, as JSON values; `WarpedPoints` has the report."""
         said = {"Name": self.path.name, "Path": str(self.path), **self.parameters()}
         said |= {"ImagesFrom": self.file.images_from, "ImagesTo": self.file.images_to}
+        said["GivenBy"] = self.file.source
         return said | {f"Points{key.title()}": n for key, n in (report or {}).items()}
 
 
@@ -185,7 +190,7 @@ def identify_transform(
         If its name says otherwise, or both spaces are one.
     """
     if not path.is_file():
-        raise OptionError(f"{source} {path}: there is no such file. Check the path.")
+        raise OptionError(f"{source} {path}: there is no such file. Check the path, or the name.")
     start, end = _state_direction(path, images_from, images_to)
     if start == end:
         raise SpaceError(
@@ -283,6 +288,8 @@ def choose_warp(
     """
     ours = resolve_space(tractogram.name)
     spaces = {resolve_space(space.name): space for space in lesions if space is not None}
+    if ours in spaces:  # nobody asked to leave these lesions out
+        files = [file for file in files if file.source != CATALOGUE]
     elsewhere = [space for name, space in spaces.items() if name != ours]
     for space in elsewhere:
         warp = find_warp(store, files, ours, space.name)
@@ -292,9 +299,18 @@ def choose_warp(
         raise SpaceError(
             f"{'; '.join(map(str, files))}, and the tractogram is in {ours} "
             f"({tractogram.source}), the lesions in {elsewhere[0].name} ({elsewhere[0].source}). "
-            f"Give a --transform between {ours} and {elsewhere[0].name}."
+            f"Give {advise_transform(elsewhere[0].name, ours)}."
         )
     return None
+
+
+def advise_transform(images_from: str, images_to: str) -> str:
+    """Return what to give so that images of one space are resampled onto another."""
+    advice = f"--transform FILE between {images_from} and {images_to}"
+    for asset in load_catalog().values():
+        if (asset.images_from, asset.space) == (images_from, images_to):
+            advice += f", or the catalogue's {asset.name} (`lacuna fetch {asset.name}` gets it)"
+    return advice
 
 
 def warn_of_unused(files: Sequence[TransformFile], used: Sequence[Warp]) -> None:
@@ -372,9 +388,9 @@ def _state_direction(path: Path, start: str | None, end: str | None) -> tuple[st
         if name is not None and _contradicts(name, space):
             raise SpaceError(
                 f"The name of {path.name} says that it resamples images of {named[0]} onto "
-                f"{named[1]}, the options say of {spaces[0]} onto {spaces[1]}. Images are meant, "
-                "which go the other way than points: give --transform-from and --transform-to as "
-                "in the name, or leave them out."
+                f"{named[1]}, but it is given as one of {spaces[0]} onto {spaces[1]}. Images are "
+                "meant, which go the other way than points: say --transform-from, --transform-to "
+                "or the catalogue's name as the file's does."
             )
     return spaces
 
