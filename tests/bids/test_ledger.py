@@ -50,8 +50,8 @@ def write(out, **texts):
         write_text(out / "sub-1" / "dwi" / name, text)
 
 
-def end_with(error, out):
-    with recording(out, entry_of()):
+def end_with(error, out, **changes):
+    with recording(out, entry_of(**changes)):
         write(out, two="2")
         raise error
 
@@ -230,18 +230,34 @@ def test_recording__of_two_runs_that_ask_different_things_none_vouches_for_the_f
     assert files(tmp_path) == {"sub-1/dwi/two", f"logs/{STEM}.json"}
 
 
-def test_recording__a_run_that_began_before_another_ended_does_not_vouch_for_its_files(tmp_path):
+@pytest.mark.parametrize("other", [OTHER, {"fingerprint": "e" * 32}, {"version": "1.1"}])
+def test_recording__a_run_that_began_before_another_ended_does_not_vouch_for_its_files(
+    tmp_path, other
+):
     def run_both():
         with lesion(tmp_path) as writes:
             writes(one="first")
-            with lesion(tmp_path, **OTHER) as also_writes:
+            with lesion(tmp_path, **other) as also_writes:
                 also_writes(one="other")
-            assert read_entry(tmp_path, STEM).parameters == OTHER["parameters"]
+            assert read_entry(tmp_path, STEM) is not None
             writes(two="first")
 
     with pytest.raises(UnfinishedError):
         run_both()
     assert read_entry(tmp_path, STEM) is None
+
+
+def test_recording__knows_of_others_also_by_a_list_that_is_not_the_one_it_began(tmp_path):
+    def run_three():
+        with lesion(tmp_path):
+            with lesion(tmp_path, **OTHER):
+                pass
+            with pytest.raises(KeyboardInterrupt):
+                end_with(KeyboardInterrupt(), tmp_path, **OTHER)
+
+    with pytest.raises(UnfinishedError):
+        run_three()
+    assert is_begun(tmp_path, STEM)
 
 
 def test_recording__a_run_that_began_first_and_fails_leaves_the_other_its_files(tmp_path):

@@ -149,6 +149,25 @@ def test_damage__is_done_again_where_lesions_move_otherwise(templates, capsys):
     assert float(row["centre_x_mm"]) == -96.5 + 2 * 45 + SHIFT[0] + 2
 
 
+def test_damage__a_lesion_that_is_said_to_be_elsewhere_is_done_again(templates, capsys):
+    """The mask is the same, and so are the transforms; only what is said of its space is not."""
+    folder = templates[0]
+    path = folder / f"sub-1_space-{PREP}_label-L_mask.nii.gz"
+    path.rename(folder / "mask.nii.gz")
+    words = ("--atlas", f"tpl-{FSL}_atlas-Toy_dseg.nii.gz", "--transform", XFM, "--move-lesions")
+    places = []
+    for space in (PREP, FSL):
+        assert damage("out", *words, "--space", space, lesion="mask.nii.gz") == 0
+        (row,) = rows(folder / "out", "*desc-summary_stats.tsv")
+        places.append(float(row["centre_x_mm"]))
+        assert main(["status", "mask.nii.gz", "out"]) == 0
+    assert f"stale: 1 (the lesion's space was {PREP}, is {FSL})" in capsys.readouterr().err
+    assert places[0] != places[1]
+    (folder / "mask.json").write_text(f'{{"Space": "{PREP}"}}')
+    assert main(["status", "mask.nii.gz", "out"]) == 1
+    assert f"the lesion's space was {FSL}, is {PREP}" in capsys.readouterr().out
+
+
 def test_damage__lesions_that_move_and_stay_are_done_alike_by_tasks_of_their_own(templates, capsys):
     folder = templates[0]
     (folder / "both").mkdir()

@@ -284,6 +284,9 @@ def test_status__lists_what_is_left_and_numbers_it_as_the_array_does(bids, capsy
     capsys.readouterr()
     assert main(["status", "bids", "out"]) == 0
     shown = capsys.readouterr().out
+    assert shown == "done: 4\nfailed: 0\nstale: 0\nmissing: 0\n"
+    assert main(["status", "bids", "out", "-v"]) == 0
+    shown = capsys.readouterr().out
     assert shown.startswith("done: 4\n  sub-00/anat/sub-00_space-")
     assert "--array" not in shown
 
@@ -327,7 +330,7 @@ def test_status__a_damaged_record_is_missing(bids, capsys):
     snm()
     (record,) = Path("out/logs").glob("sub-02*.json")
     record.write_bytes(record.read_bytes()[:-20])
-    assert states(status(capsys))[2] == ("missing", "")
+    assert states(status(capsys))[2] == ("missing", "its record cannot be read")
     assert len(read_ledger(Path("out"))) == 3
     snm()
     status(capsys, code=0)

@@ -64,7 +64,9 @@ def record(name, ended="2026-01-01", **changes):
         "outputs": outputs_of(name),
         "ended": ended,
     }
-    content = asdict(LedgerEntry(**(entry | changes)))
+    entry |= changes
+    entry["parameters"] = {"LesionSpace": "Study", **entry["parameters"]}
+    content = asdict(LedgerEntry(**entry))
     Path(f"out/logs/{STEM.format(name)}.json").write_text(json.dumps(content))
 
 

@@ -8,6 +8,7 @@ Each line of it says for whom: of two runs that ask a lesion different things at
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +20,7 @@ from typing import Any
 from uuid import uuid4
 
 from lacuna.errors import LacunaError, UnfinishedError
-from lacuna.formats.replace import replacing, watching
+from lacuna.formats.replace import reaching_disk, replacing, watching
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,11 @@ def is_begun(output_dir: Path, stem: str) -> bool:
     return _begun(output_dir, stem).exists()
 
 
+def has_record(output_dir: Path, stem: str) -> bool:
+    """Tell whether a lesion has a record, be it damaged or of no use to this version."""
+    return os.path.lexists(_record(output_dir, stem))
+
+
 def describe_error(error: Exception) -> str:
     """Return an error as it is shown; the kind of those that nobody foresaw goes first."""
     return str(error) if isinstance(error, LacunaError) else f"{type(error).__name__}: {error}"
@@ -124,13 +130,14 @@ def recording(output_dir: Path, entry: LedgerEntry) -> Iterator[None]:
     earlier, mark = _read(record), _mark(entry)
     known = {*_read_paths(begun), *(earlier.outputs if earlier else ())}
     first = f"{mark} {uuid4().hex}\n"
-    _append(begun, f"\0\n{first}")  # what a killed process left of its last line names no file
+    _append(begun, first)  # names no file, also behind a last line that was cut short
     for path in sorted(known):
         _append(begun, f"{mark} {path}\n")
     record.unlink(missing_ok=True)
     with watching(partial(_note, begun, output_dir, mark)) as written:
         try:
-            yield
+            with reaching_disk():
+                yield
         except UnfinishedError:
             raise  # it did not fail: the list stays, as that of a process that was killed
         except Exception as error:
@@ -146,7 +153,6 @@ def recording(output_dir: Path, entry: LedgerEntry) -> Iterator[None]:
         if gone := sorted(path for path in now if not (output_dir / path).is_file()):
             raise _interference(entry.stem, f"{gone[0]} was removed meanwhile")
         _check_alone(begun, record, first)
-        known |= {path for path in _read_paths(begun) if not _is_part(path)}
         _remove(output_dir, known - now)
         sizes = {path: (output_dir / path).stat().st_size for path in sorted(now)}
         _end(record, begun, replace(entry, is_done=True, outputs=sizes), start)
@@ -159,7 +165,7 @@ def _check_alone(begun: Path, record: Path, first: str, error: Exception | None 
         text = begun.read_bytes().decode(errors="replace")
     _, found, later = text.partition(first)
     lines = (later if found else text).split("\n")[:-1]
-    marks = {line.partition(" ")[0] for line in lines if "\0" not in line}
+    marks = {line.partition(" ")[0] for line in lines}
     # Another run has ended if the list is no longer that to which the line was added.
     ended = None if found else _read(record)
     marks |= {_mark(ended)} if ended else set()

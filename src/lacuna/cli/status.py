@@ -13,8 +13,9 @@ Compare what is in OUTPUT_DIR with the lesions of BIDS_DIR. Needs none of the op
 they stand in the records of the lesions. What the lesion that came last was asked is what all are
 compared with.
 
-done: all files are there, and would be the same now; failed: with the reason; stale: the lesion,
-an option or Lacuna's version has changed since; missing: not begun, or begun and not ended.
+done: all files are there, and would be the same now (-v lists these too); failed: with the reason;
+stale: the lesion, an option or Lacuna's version has changed since; missing: not begun, or begun and
+not ended. Of other files only the tractogram is looked at: --dry-run of the run looks at all.
 The last line holds the numbers of the tasks of a job array that are left: for a BIDS dataset a
 task is one of BIDS_DIR/sub-*, for a folder of masks one mask, counted from 0 as LC_ALL=C sorts.
 """
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         return 1 if left else 0
     for state, paths in by_state.items():
         print(f"{state}: {len(paths)}")
-        for path in paths:
+        for path in paths if state != "done" or args.verbose else ():
             why = standings[path].why
             print(f"  {path.relative_to(listing.root)}" + f": {why}" * bool(why))
     if array:

@@ -191,8 +191,14 @@ class BatchPlan(Generic[Record]):
             "LesionMoves": self.choices.moves and self.choices.moves.parameters(),
             **(details or {}),
         }
+        stated = zip(self.listing.found, lesion_spaces(self.listing, self.choices), strict=True)
         found = find_standings(
-            self.outputs, fingerprint, parameters, inputs=inputs, overwrite=overwrite
+            self.outputs,
+            fingerprint,
+            parameters,
+            spaces={lesion.path: space.name if space else None for lesion, space in stated},
+            inputs=inputs,
+            overwrite=overwrite,
         )
         return replace(self, standings={**found, **refuse(found, self.refused)})
 

@@ -15,7 +15,7 @@ from lacuna.bids.names import parse_name
 from lacuna.bids.tables import Participants, read_participants
 from lacuna.errors import DatasetError
 from lacuna.geometry.grid import Grid
-from lacuna.workflow.resume import Fingerprint, Standing, judge, look_at
+from lacuna.workflow.resume import Fingerprint, Standing, expect_like_last, judge
 
 UNSHARED = ("Figures", "Report", "Template", "SaveStreamlines", "Strict")
 """Parameters that may differ between lesions: no number depends on them."""
@@ -153,11 +153,13 @@ def _take(
     """Return the lesions that are done alike, their tables, and why the others are left out."""
     ledger, masks = read_ledger(root), {lesion.path for lesion in listing.found}
     # The tractogram need not be here; where it is, reading it would take minutes.
-    standings = look_at(listing, root, lambda path: fingerprint(path) if path in masks else "")
+    wanted = expect_like_last(
+        listing, root, lambda path: fingerprint(path) if path in masks else ""
+    )
     newest = max(ledger.values(), key=lambda entry: entry.ended, default=None)
     done, left_out = [], {}
     for lesion in listing.found:
-        standing = _compare(root, standings[lesion.path].entry, newest)
+        standing = _compare(root, wanted[lesion.path], newest)
         if standing.state == "done":
             entry = standing.entry
             outputs = LesionOutputs(lesion, root, entry.space, entry.resolution)
@@ -171,7 +173,7 @@ def _take(
             names = ", ".join(sorted(part.name for part in differing))
             said = f"stale: its tables are not those of most lesions ({names})"
             left_out[each.outputs.lesion.path.name] = said
-    known = {standing.entry.stem for standing in standings.values()}
+    known = {entry.stem for entry in wanted.values()}
     passed_over = {item.path.name for item in listing.ignored}
     for stem, entry in ledger.items():
         if entry.is_done and stem not in known and Path(entry.lesion).name not in passed_over:

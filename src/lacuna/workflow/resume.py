@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +13,16 @@ from typing import Any, Literal
 
 from lacuna.bids.dataset import LesionListing
 from lacuna.bids.derivatives import LesionOutputs
-from lacuna.bids.ledger import LedgerEntry, is_begun, read_entry, read_ledger, recording
+from lacuna.bids.ledger import (
+    LedgerEntry,
+    has_record,
+    is_begun,
+    read_entry,
+    read_ledger,
+    recording,
+)
+from lacuna.errors import SpaceError
+from lacuna.geometry.space import resolve_space
 
 State = Literal["done", "stale", "failed", "missing"]
 
@@ -28,6 +37,7 @@ NOUNS = {
     "MinEdge": "--min-edge",
     "SaveStreamlines": "--save-streamlines",
     "LesionSide": "lesion_side in participants.tsv",
+    "LesionSpace": "the lesion's space",
 }
 """What parameters are called where their change is told; others as they are written."""
 
@@ -68,10 +78,33 @@ def find_standings(
     fingerprint: Fingerprint,
     parameters: Mapping[str, Any],
     *,
+    spaces: Mapping[Path, str | None],
     inputs: Mapping[str, str] | None = None,
     overwrite: bool = False,
 ) -> dict[Path, Standing]:
-    """Return how far each lesion is, by the path of its mask.
+    """Return how far each lesion is, by the path of its mask; parameters as in `expect`.
+
+    Parameters
+    ----------
+    overwrite
+        Count none as done.
+    """
+    wanted = expect(outputs, fingerprint, parameters, spaces=spaces, inputs=inputs)
+    return {
+        each.lesion.path: judge(each.output_dir, wanted[each.lesion.path], overwrite=overwrite)
+        for each in outputs
+    }
+
+
+def expect(
+    outputs: Sequence[LesionOutputs],
+    fingerprint: Fingerprint,
+    parameters: Mapping[str, Any],
+    *,
+    spaces: Mapping[Path, str | None],
+    inputs: Mapping[str, str] | None = None,
+) -> dict[Path, LedgerEntry]:
+    """Return what would be recorded of each lesion now, by the path of its mask.
 
     Parameters
     ----------
@@ -79,16 +112,17 @@ def find_standings(
         Where the results of each lesion go.
     parameters
         All that decides what they hold beside the lesion; JSON values, none where not given.
+    spaces
+        What is taken for the space of each lesion: it may be moved from there.
     inputs
         Fingerprint of each file that they come from, by path.
-    overwrite
-        Count none as done.
     """
     found = {}
     for each in outputs:
         lesion = each.lesion
-        asked = {**parameters, "LesionSide": lesion.lesion_side}
-        entry = LedgerEntry(
+        own = {"LesionSide": lesion.lesion_side, "LesionSpace": spaces[lesion.path]}
+        asked = {**parameters, **own}
+        found[lesion.path] = LedgerEntry(
             stem=stem_of(each),
             lesion=str(lesion.path),
             fingerprint=_fingerprint(fingerprint, lesion.path),
@@ -99,7 +133,6 @@ def find_standings(
             space=each.space,
             resolution=each.resolution,
         )
-        found[lesion.path] = judge(each.output_dir, entry, overwrite=overwrite)
     return found
 
 
@@ -126,8 +159,9 @@ def judge(output_dir: Path, entry: LedgerEntry, *, overwrite: bool = False) -> S
     """
     recorded = read_entry(output_dir, entry.stem)
     if recorded is None:
-        begun = "it was begun, and not ended" if is_begun(output_dir, entry.stem) else ""
-        return Standing(entry, "missing", begun)
+        why = "its record cannot be read" if has_record(output_dir, entry.stem) else ""
+        why = "it was begun, and not ended" if is_begun(output_dir, entry.stem) else why
+        return Standing(entry, "missing", why)
     if not recorded.is_done:
         return Standing(entry, "failed", recorded.reason)
     reasons = [*_differences(recorded, entry), *_damages(output_dir, recorded)]
@@ -138,10 +172,15 @@ def judge(output_dir: Path, entry: LedgerEntry, *, overwrite: bool = False) -> S
 def look_at(
     listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
 ) -> dict[Path, Standing]:
-    """Return how far each lesion is, by what is recorded alone.
+    """Return how far each lesion is, by what is recorded alone."""
+    wanted = expect_like_last(listing, output_dir, fingerprint)
+    return {path: judge(output_dir, entry) for path, entry in wanted.items()}
 
-    What the lesion that came last was asked is what all are to be asked.
-    """
+
+def expect_like_last(
+    listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
+) -> dict[Path, LedgerEntry]:
+    """Return what would be recorded of each lesion if all were asked what the last one was."""
     ledger = read_ledger(output_dir)
     newest = max(ledger.values(), key=lambda entry: entry.ended, default=None)
     shared, inputs, space, resolution = {}, {}, "unknown", ""
@@ -154,7 +193,17 @@ def look_at(
     outputs = [
         LesionOutputs(lesion, output_dir.absolute(), space, resolution) for lesion in listing.found
     ]
-    return find_standings(outputs, fingerprint, shared, inputs=inputs)
+    spaces = {each.lesion.path: _space(each, ledger.get(stem_of(each))) for each in outputs}
+    return expect(outputs, fingerprint, shared, spaces=spaces, inputs=inputs)
+
+
+def _space(outputs: LesionOutputs, recorded: LedgerEntry | None) -> str | None:
+    """Return the space of a lesion: as it states itself, or as it was said when it was used."""
+    if outputs.lesion.space is not None:
+        with suppress(SpaceError):
+            return resolve_space(outputs.lesion.space.name)
+    said: str | None = None if recorded is None else recorded.parameters.get("LesionSpace")
+    return said
 
 
 def number_tasks(listing: LesionListing) -> dict[Path, int]:
