@@ -99,7 +99,7 @@ class Moved:
     points : (n, 3), float64
         mm RAS+.
     n_outside
-        How many met a field beyond its voxels, and were not displaced by it.
+        How many met a field beyond its voxels: not displaced by it, or, inverted, like its border.
     n_unsolved
         How many a field that had to be inverted leaves off by more than 0.05 mm.
     """
