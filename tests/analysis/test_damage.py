@@ -42,6 +42,17 @@ def test_parcel_damage__on_another_grid_is_the_overlap_of_boxes():
     assert damage.shares == pytest.approx([9 / 64, 18 / 32])
 
 
+def test_parcel_damage__by_a_rotated_lesion_keeps_its_volume_where_parcels_are():
+    # A rod of 1 × 1 mm whose axis crosses the voxels of 2 mm on a diagonal of x and y.
+    half = np.sqrt(0.5)
+    affine = np.array([[half, -half, 0, 3], [half, half, 0, 1], [0, 0, 1, 1], [0, 0, 0, 1]])
+    damage = parcel_damage(
+        np.ones((1, 1, 1), bool), Grid((1, 1, 1), affine), parcellation(two_parcels())
+    )
+    # It is centred on the face between both parcels, and symmetric about it.
+    assert damage.lesioned_mm3 == pytest.approx([0.5, 0.5], abs=1e-10)
+
+
 def test_parcel_damage__of_a_small_part_of_a_voxel_is_as_exact_as_shares_are():
     # One of the 27 mm³ of a voxel, and a third of its mm³: 12 decimals of shares, 1e-11 mm³.
     labels = np.full((1, 1, 1), 7, np.int32)

@@ -291,6 +291,30 @@ def test_group__damage_has_tables_and_a_lesion_overlap():
     assert float(data(path).sum()) * voxel == pytest.approx(volumes) == 30
 
 
+def test_group__a_lesion_on_a_rotated_grid_keeps_its_volume_in_tables_and_overlap(dataset):
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    turned[:2, 3] = 9, 0
+    path = dataset / "sub-01/anat/sub-01_space-StudySpace_label-lesion_mask.nii.gz"
+    write_nifti(path, np.ones((6, 6, 1), np.uint8), Grid((6, 6, 1), turned))
+    labels = np.ones(GRID.shape, np.int16)
+    labels[10:] = 2
+    write_nifti(Path("space-StudySpace_atlas-Toy_dseg.nii.gz"), labels, GRID)
+    Path("space-StudySpace_atlas-Toy_dseg.tsv").write_text("index\tname\n1\ta\n2\tb\n")
+    participant(analysis="damage")
+    group(analysis="damage")
+    regions = rows("out/group_seg-Toy_desc-damage_stats.tsv")
+    taken = [float(row["lesioned_mm3"]) for row in regions if row["participant_id"] == "sub-01"]
+    # All of it, but for the corner that reaches below the first row of the atlas, y = -½.
+    corner = [-0.5 * (0.6 + 0.8), -0.5]
+    triangle = (corner[1] - corner[0]) ** 2 / 2 * (0.8 / 0.6 + 0.6 / 0.8)
+    assert sum(taken) == pytest.approx(36 - triangle, rel=1e-6)
+    assert min(taken) > 0
+    (path,) = Path("out").glob("*_map.nii.gz")
+    voxel = abs(np.linalg.det(nib.load(path).affine[:3, :3]))
+    assert float(data(path).sum()) * voxel == pytest.approx(16 + 4 + 36, rel=1e-6)
+
+
 class Page(HTMLParser):
     """Collects what a page holds."""
 

@@ -76,18 +76,16 @@ def parcel_damage(mask: BoolArray, grid: Grid, parcellation: Parcellation) -> Pa
     mask : grid.shape
         Lesioned voxels, as stored.
     grid
-        Where they are; any grid whose axes are parallel to the parcellation's.
+        Where they are; any grid.
     parcellation
         In the lesion's space.
 
     Raises
     ------
-    GridError
-        If one grid is rotated against the other.
     LesionError
         If no voxel is lesioned, or the mask does not fit its grid.
     """
-    box, shares = _lesioned_shares(mask, grid, parcellation.grid)
+    box, shares = lesioned_shares(mask, grid, parcellation.grid)
     # In world order: stored LAS, RAS or LIA, an atlas gives the same sums to the last bit.
     indices, volume = parcellation.indices[box], parcellation.grid.voxel_volume_mm3
     is_parcel = indices >= 0
@@ -108,10 +106,10 @@ def tract_overlap(mask: BoolArray, grid: Grid, atlas: TractAtlas) -> TractOverla
 
     Raises
     ------
-    GridError, LesionError
+    LesionError
         As `parcel_damage`.
     """
-    box, shares = _lesioned_shares(mask, grid, atlas.grid)
+    box, shares = lesioned_shares(mask, grid, atlas.grid)
     everywhere = np.zeros(atlas.grid.shape)
     everywhere[box] = shares
     at_voxels = everywhere.reshape(-1)[atlas.voxels]
@@ -125,8 +123,14 @@ def tract_overlap(mask: BoolArray, grid: Grid, atlas: TractAtlas) -> TractOverla
     return TractOverlap(atlas.names, *found)
 
 
-def _lesioned_shares(mask: BoolArray, grid: Grid, target: Grid) -> tuple[Box, NDArray[np.float64]]:
-    """Return `covered_shares` of a lesion, for which only its own box is looked at."""
+def lesioned_shares(mask: BoolArray, grid: Grid, target: Grid) -> tuple[Box, NDArray[np.float64]]:
+    """Return `covered_shares` of a lesion, for which only its own box is looked at.
+
+    Raises
+    ------
+    LesionError
+        As `parcel_damage`.
+    """
     lesion = LesionBox.of(mask, grid)
     affine = grid.canonical.affine.copy()
     affine[:3, 3] = grid.canonical.to_world(lesion.low)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lacuna.analysis.group import add_lesion
+from lacuna.analysis.damage import lesioned_shares
 from lacuna.bids.dataset import read_sidecar
 from lacuna.bids.derivatives import (
     LesionOutputs,
@@ -212,9 +212,9 @@ class _Group:
 
     def write_maps(self) -> GroupResult:
         """Write every map; return what a page tells."""
-        grid, overlap, inexact = self._overlap()
+        grid, overlap = self._overlap()
         masks = [outputs.lesion_path() for outputs in self._lesions]
-        drawn = [self._write_map("lesionoverlap", overlap, grid, masks, NotExact=inexact)]
+        drawn = [self._write_map("lesionoverlap", overlap, grid, masks)]
         density = None
         if self._plan.grid is not None:
             first = self._lesions[0]
@@ -227,18 +227,18 @@ class _Group:
         summary = read_table(self._folder / SUMMARY.name)
         return GroupResult(summary, grid, drawn, density, files)
 
-    def _overlap(self) -> tuple[Grid, FloatArray, list[str]]:
-        """Return the lesions in each voxel of a grid, and names of those that are not exact."""
-        plan, inexact = self._plan, []
+    def _overlap(self) -> tuple[Grid, FloatArray]:
+        """Return the lesions in each voxel of a grid."""
+        plan = self._plan
         grid = plan.grid or choose_grid(
             NO_REPORT_GRID_MM, plan.space, lambda: _lesion_box(self._lesions)
         )
         total = np.zeros(grid.canonical.shape)
         for outputs in self._lesions:
             mask = load_mask(outputs.lesion_path())
-            if not add_lesion(total, grid, mask.array, mask.grid):
-                inexact.append(outputs.lesion.path.name)
-        return grid, grid.orientation.from_canonical(total), inexact
+            box, shares = lesioned_shares(mask.array, mask.grid, grid)
+            total[box] += shares
+        return grid, grid.orientation.from_canonical(total)
 
     def _write_disconnection(self, covered: BoolArray, grid: Grid) -> list[GroupMap]:
         """Write the mean disconnection, and how many lesions reach each threshold."""
