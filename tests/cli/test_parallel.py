@@ -270,7 +270,9 @@ def start(study, scratch):
 @pytest.mark.faults
 @pytest.mark.parametrize("nprocs", ["1", "3"])
 @pytest.mark.parametrize("n_rows", [0, 1, 7])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_signals__a_run_that_draws_stops_at_once_and_leaves_nothing(
     start, number, code, n_rows, nprocs
 ):
@@ -296,6 +298,35 @@ def test_signals__ctrl_c_in_a_terminal_reaches_all_processes_and_is_told_once(st
     run.wait_for_rows(2)
     for pid in [run.process.pid, *run.workers()]:
         os.kill(pid, signal.SIGINT)
+    run.end(130)
+    run.check_scratch()
+    assert run.err.count("interrupted") == 1
+    assert "Traceback" not in run.err
+
+
+@on_linux
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_signals__to_all_processes_of_a_job_leave_nothing(start, number):
+    run = start("--nprocs", "3")
+    run.wait_for_rows(2)
+    for pid in run.family():
+        os.kill(pid, number)
+    run.end(128 + number)
+    run.check_scratch()
+    run.check_finished_lesions()
+    assert "Traceback" not in run.err
+
+
+@on_linux
+@pytest.mark.faults
+@pytest.mark.parametrize("nprocs", ["1", "3"])
+def test_signals__whoever_presses_ctrl_c_twice_is_told_once(start, nprocs):
+    run = start("--nprocs", nprocs)
+    run.wait_for_rows(2)
+    for _ in range(3):
+        run.process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
     run.end(130)
     run.check_scratch()
     assert run.err.count("interrupted") == 1

@@ -29,8 +29,9 @@ from lacuna.utils.termination import terminable
 
 with terminable():
     try:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.{name})
     finally:
+        os.kill(os.getpid(), signal.{name})
         os.kill(os.getpid(), signal.SIGTERM)
         print("tidied up")
 """
@@ -64,8 +65,25 @@ def test_terminable__a_signal_while_an_object_is_destroyed_gets_through(name, co
     assert "ignored" not in done.stderr
 
 
-def test_terminable__a_second_sigterm_does_not_interrupt_the_clean_up():
-    done = run(TWICE)
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        *[("SIGTERM", 143), ("SIGHUP", 129), ("SIGXCPU", 152), ("SIGUSR1", 138)],
+        *[("SIGUSR2", 140), ("SIGINT", -signal.SIGINT)],
+    ],
+)
+def test_terminable__a_second_signal_does_not_interrupt_the_clean_up(name, code):
+    done = run(TWICE.format(name=name))
+    assert (done.returncode, done.stdout) == (code, "tidied up\n")
+    assert done.stderr.count("Traceback") == (name == "SIGINT")
+
+
+def test_terminable__what_is_ignored_stays_ignored():
+    started = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    done = run(
+        started
+        + TWICE.replace("    try", "    os.kill(os.getpid(), 1)\n    try", 1).format(name="SIGTERM")
+    )
     assert (done.returncode, done.stdout, done.stderr) == (143, "tidied up\n", "")
 
 
@@ -80,7 +98,9 @@ def test_terminable__what_objects_themselves_raise_is_reported_as_ever(error):
 def test_terminable__leaves_handlers_as_they_were():
     from lacuna.utils.termination import terminable
 
-    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    before = [signal.getsignal(number) for number in numbers], sys.unraisablehook
     with terminable():
-        assert signal.getsignal(signal.SIGTERM) is not before[0]
-    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
+        for number, handler in zip(numbers, before[0], strict=True):
+            assert signal.getsignal(number) is not handler
+    assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before

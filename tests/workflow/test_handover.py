@@ -75,6 +75,13 @@ def test_hand_over__small_arrays_and_everything_else_are_copied(tmp_path):
     assert taken["b"] == "text"
 
 
+def test_hand_over__a_masked_array_keeps_its_mask(tmp_path):
+    array = np.ma.masked_less(np.arange(float(LARGE)), 7)
+    taken = take_over(hand_over(array, tmp_path))
+    assert taken.mask.sum() == 7
+    assert taken.sum() == array.sum()
+
+
 def test_find_place__is_none_for_what_could_differ_from_the_file(mapped, tmp_path):
     assert find_place(np.arange(3)) is None
     assert find_place(mapped + 0) is None

@@ -1,7 +1,8 @@
 """The ``lacuna`` command: finds the command that was asked for, and runs it in order.
 
 Exit codes: 0 all done; 1 it could not be done, or not for every lesion; 2 the command line is
-wrong; 130 interrupted; 141 the reader of stdout went away; 143 terminated.
+wrong; 130 interrupted; 141 the reader of stdout went away; 128 and
+its number for other signals: 143 terminated, 129 the terminal was closed.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""SIGTERM as an exception that nothing swallows, so that what cleans up on the way out does so."""
+"""Signals as exceptions that nothing swallows, so that what cleans up on the way out does so."""
 
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,44 +12,55 @@ from typing import Any
 
 AGAIN_S = 0.01
 """After which a signal is sent again whose exception Python dropped."""
+CLEAN_UP_S = 10.0
+"""For which no further signal interrupts what the first one began."""
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGXCPU", "SIGUSR1", "SIGUSR2")
+ENDING = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+"""What ends a process: terminals that close send SIGHUP, schedulers any but the first."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit`; make sure that it and `KeyboardInterrupt` get through.
+    """Turn signals into `KeyboardInterrupt` or `SystemExit`, and make sure that these get through.
 
     Python drops an exception that is raised while it destroys an object (``__del__``, the callback
-    of a weak reference), and goes on: here the signal comes again. A second SIGTERM does nothing:
-    schedulers may send two, and it must not interrupt the clean-up. In any thread but the main one
-    nothing is changed, as only that one may set handlers.
+    of a weak reference), and goes on: here the signal comes again. A second signal does nothing:
+    schedulers may send two, and people press Ctrl-C twice; it must not interrupt the clean-up.
+    Signals that are ignored, as under ``nohup``, or that somebody handles stay as they are. So do
+    all in any thread but the main one, as only that one may set handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    leaving: SystemExit | None = None
+    leaving: BaseException | None = None
+    since, raised = 0.0, signal.SIGTERM
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        nonlocal leaving
-        if leaving is None:
-            leaving = SystemExit(128 + number)
+        nonlocal leaving, since, raised
+        if leaving is None or time.monotonic() - since > CLEAN_UP_S:
+            since, raised = time.monotonic(), signal.Signals(number)
+            by_hand = number == signal.SIGINT
+            leaving = KeyboardInterrupt() if by_hand else SystemExit(128 + number)
             raise leaving
 
     def dropped(what: Any) -> None:
         nonlocal leaving
-        if isinstance(what.exc_value, KeyboardInterrupt):
-            number = signal.SIGINT
-        elif leaving is not None and what.exc_value is leaving:
-            number, leaving = signal.SIGTERM, None
-        else:
+        if leaving is None or what.exc_value is not leaving:
             told_before(what)
             return
+        leaving = None
         # Not at once: that would raise it in here, to be dropped as well.
-        threading.Timer(AGAIN_S, os.kill, (os.getpid(), number)).start()
+        threading.Timer(AGAIN_S, os.kill, (os.getpid(), raised)).start()
 
+    ours = (signal.SIG_DFL, signal.default_int_handler)
+    before = {number: signal.getsignal(number) for number in ENDING}
+    before = {number: handler for number, handler in before.items() if handler in ours}
     told_before, sys.unraisablehook = sys.unraisablehook, dropped
-    before = signal.signal(signal.SIGTERM, leave)
+    for number in before:
+        signal.signal(number, leave)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         sys.unraisablehook = told_before

@@ -63,7 +63,9 @@ class _Pickler(ForkingPickler):
         self._n_written = 0
 
     def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, np.ndarray) or value.dtype.hasobject or not value.size:
+        # Others, such as masked ones, are more than their numbers.
+        is_plain = type(value) in (np.ndarray, np.memmap)
+        if not is_plain or value.dtype.hasobject or not value.size:
             return NotImplemented
         place = find_place(value)
         if place is None:

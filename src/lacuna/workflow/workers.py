@@ -21,18 +21,20 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from lacuna.config import Settings, apply_settings, current_settings, no_library_threads
 from lacuna.errors import UnfinishedError
 from lacuna.utils.cache import temp_dir
 from lacuna.utils.owner import current_owner, own_scratch
-from lacuna.utils.termination import terminable
+from lacuna.utils.termination import ENDING, terminable
 from lacuna.workflow.handover import hand_over, take_over
 
 logger = logging.getLogger(__name__)
@@ -123,8 +125,10 @@ def work_in_threads(
     finally:
         # After an interrupt what was begun stops at the next step, and nothing else begins.
         _stopped.set()
-        pool.shutdown(cancel_futures=True)
-        _stopped.clear()
+        try:
+            pool.shutdown(cancel_futures=True)
+        finally:  # a second interrupt must not stop the next run of this process
+            _stopped.clear()
 
 
 def go_on() -> None:
@@ -160,18 +164,18 @@ def work_in_processes(
         handed = hand_over(attempt, directory)
         start = _Start(handed, current_settings(), level)
         workers: list[_Worker] = []
-        try:
-            context = _context(crew.preload)
-            for _ in range(crew.processes):
-                _begin(context, start, workers)
-            while workers:
-                yield from _listen(workers, items, lost, lambda: _begin(context, start, workers))
-        finally:
-            for worker in _stop(workers):
-                if worker.item is not None:
-                    lost(worker.item, worker.token, "was stopped")
-            # A later run in this process has another environment, and its socket elsewhere.
-            vars(forkserver)["_forkserver"]._stop()
+        _repeated.clear()
+        with _context(crew.preload) as context:
+            try:
+                for _ in range(crew.processes):
+                    _begin(context, start, workers)
+                while workers:
+                    begin = partial(_begin, context, start, workers)
+                    yield from _listen(workers, items, lost, begin)
+            finally:
+                for worker in _stop(workers):
+                    if worker.item is not None:
+                        lost(worker.item, worker.token, "was stopped")
 
 
 def _listen(
@@ -209,26 +213,61 @@ def _listen(
 
 
 def _begin(context: Any, start: _Start, workers: list[_Worker]) -> None:
-    # Ctrl-C reaches every process of a terminal: what is started now must not see it, and does
-    # not where it inherits that it is blocked. The tracker, when it starts, would unblock it.
+    # Signals reach every process of a terminal or a job: what is started now must not see them,
+    # and does not where it inherits that they are blocked. The tracker would unblock Ctrl-C.
     resource_tracker.ensure_running()
-    with no_library_threads(), _blocked(signal.SIGINT):
-        workers.append(_Worker(context, start))
+    try:
+        with no_library_threads(), _without_main():
+            with _blocked():
+                if context.get_start_method() == "forkserver":
+                    forkserver.ensure_running()
+                else:
+                    workers.append(_Worker(context, start))
+                    return
+            # May be interrupted again: the server first loads all the code, maybe over a network.
+            workers.append(_Worker(context, start))
+    except (OSError, EOFError) as error:
+        said = f"{type(error).__name__}: {error}"
+        logger.warning(
+            "A worker process could not be started (%s): memory, or what `ulimit` allows of "
+            "processes and open files, may be used up.",
+            said,
+        )
 
 
-def _context(preload: tuple[str, ...]) -> Any:
-    """Return how processes are started."""
-    directory = tempfile.gettempdir()
-    # System libraries of macOS do not survive a fork.
+@contextmanager
+def _context(preload: tuple[str, ...]) -> Iterator[Any]:
+    """Yield how processes are started; leave no fork server behind, nor settings for others."""
+    directory, server = tempfile.gettempdir(), vars(forkserver)["_forkserver"]
     room = LONGEST_SOCKET - SOCKET_NAME - len(os.fsencode(directory))
-    if sys.platform != "linux" or room < 0:
-        return multiprocessing.get_context("spawn")
+    # System libraries of macOS do not survive a fork; a server of our caller has other code.
+    if sys.platform != "linux" or room < 0 or server._forkserver_pid is not None:
+        yield multiprocessing.get_context("spawn")
+        return
     # Otherwise it makes a directory of its own in our scratch, and when Python exits complains
     # that it is gone, or leaves it elsewhere when we are killed.
-    vars(multiprocessing.current_process())["_config"]["tempdir"] = directory
+    config = vars(multiprocessing.current_process())["_config"]
+    before = config.get("tempdir"), server._preload_modules
+    config["tempdir"] = directory
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
-    return context
+    try:
+        yield context
+    finally:
+        config["tempdir"], server._preload_modules = before
+        if pid := vars(server)["_forkserver_pid"]:
+            os.kill(pid, signal.SIGKILL)  # it may still be loading code
+        server._stop()
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Hide the program that called us: without ``if __name__`` each worker would run it again."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _stop(workers: list[_Worker]) -> list[_Worker]:
@@ -269,8 +308,8 @@ def _repeat(record: logging.LogRecord) -> None:
 
 
 @contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+def _blocked() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
         yield
     finally:
@@ -281,16 +320,20 @@ def _blocked(number: signal.Signals) -> Iterator[None]:
 
 
 def _serve(parent: Connection, start: _Start) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's turn
+    for number in (signal.SIGINT, signal.SIGHUP):  # the parent's turn
+        signal.signal(number, signal.SIG_IGN)
     gc.freeze()  # to look for cycles in what the fork server loaded would copy all of it
     threading.Thread(target=_outlive_nobody, daemon=True).start()
     lock = threading.Lock()
 
     def tell(kind: str, said: Any) -> None:
+        # What is destroyed while something is pickled may log as well.
+        data = ForkingPickler.dumps((kind, said))
         with lock:
-            parent.send((kind, said))
+            parent.send_bytes(data)
 
     with terminable(), suppress(BrokenPipeError, EOFError, ConnectionResetError), own_scratch():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         try:
             attempt = _prepare(start, tell)
         except Exception as error:
