@@ -95,6 +95,53 @@ def test_open_output__writes_the_description_once(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("variables", "container"),
+    [
+        ({}, None),
+        ({"LACUNA_CONTAINER_TAG": "lab/lacuna:1"}, {"Type": "docker", "Tag": "lab/lacuna:1"}),
+        (
+            {"APPTAINER_CONTAINER": "/lab/l 1.sif", "SINGULARITY_CONTAINER": "/lab/l 1.sif"},
+            {"Type": "apptainer", "Tag": "l 1.sif", "URI": "file:///lab/l%201.sif"},
+        ),
+        (
+            {"SINGULARITY_CONTAINER": "/lab/l.sif", "LACUNA_CONTAINER_TAG": "lacuna:1"},
+            {"Type": "singularity", "Tag": "lacuna:1", "URI": "file:///lab/l.sif"},
+        ),
+    ],
+)
+def test_open_output__names_the_container(tmp_path, monkeypatch, variables, container):
+    for name in ("APPTAINER_CONTAINER", "SINGULARITY_CONTAINER", "LACUNA_CONTAINER_TAG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    out = open_output(tmp_path / "out", PARAMETERS)
+    (generated,) = json.loads((out / "dataset_description.json").read_text())["GeneratedBy"]
+    assert generated.get("Container") == container
+
+
+@pytest.mark.parametrize(
+    ("urls", "code"),
+    [
+        ((), None),
+        (("Documentation, https://d.org",), None),
+        (("Documentation, https://d.org", "Source, https://c.org/x, y"), "https://c.org/x, y"),
+    ],
+)
+def test_open_output__names_the_address_of_the_code_if_the_package_does(
+    tmp_path, monkeypatch, urls, code
+):
+    folder = tmp_path / "site" / "lacuna_lnm-9.8.dist-info"
+    folder.mkdir(parents=True)
+    lines = ["Metadata-Version: 2.1", "Name: lacuna-lnm", "Version: 9.8"]
+    lines += [f"Project-URL: {url}" for url in urls]
+    (folder / "METADATA").write_text("\n".join(lines) + "\n")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    out = open_output(tmp_path / "out", PARAMETERS)
+    (generated,) = json.loads((out / "dataset_description.json").read_text())["GeneratedBy"]
+    assert (generated["Version"], generated.get("CodeURL")) == ("9.8", code)
+
+
+@pytest.mark.parametrize(
     "other", [{"Rule": "vertex"}, {"Tractogram": "def"}, {"Grid": [1, 1, 1]}, {"New": 1}]
 )
 def test_open_output__results_of_another_kind_are_refused(tmp_path, other):

@@ -96,7 +96,8 @@ def check_group(out):
 
 
 @pytest.mark.parametrize("dataset", [("",), ("a", "b")], indirect=True, ids=["plain", "sessions"])
-def test_snm__every_output_is_valid_and_a_misnamed_one_is_not(dataset):
+def test_snm__every_output_is_valid_and_a_misnamed_one_is_not(dataset, monkeypatch):
+    monkeypatch.setenv("APPTAINER_CONTAINER", "/images/lacuna 1.sif")
     words = ["run", "snm", dataset, "out", "--tractogram", "tract.tck", "--grid", "grid.nii.gz"]
     words += ["--min-tdi", 1, "--atlas", "tpl-StudySpace_atlas-Halves_dseg.nii.gz"]
     words += ["--tracts", "tracts.tsv", "--save-streamlines", "trx"]
@@ -105,7 +106,9 @@ def test_snm__every_output_is_valid_and_a_misnamed_one_is_not(dataset):
     check(out)
     assert main([*map(str, words[:4]), "group", "--threshold", "0.005"]) == 0
     check_group(out)
-    links = json.loads((out / "dataset_description.json").read_text())["DatasetLinks"]
+    said = json.loads((out / "dataset_description.json").read_text())
+    assert said["GeneratedBy"][0]["Container"]["URI"] == "file:///images/lacuna%201.sif"
+    links = said["DatasetLinks"]
     used = [json.loads(path.read_text()).get("Sources", []) for path in out.rglob("sub-*.json")]
     uris = [uri for sources in used for uri in sources if uri.startswith("bids:")]
     assert uris

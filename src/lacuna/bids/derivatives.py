@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,6 +37,7 @@ _OF_GROUP = ("map", "stats", "relmat")
 _NOT_BIDS = ("/logs/", "/group.html", "/sub-*.html", "/sub-*/figures")
 
 _GENERATOR = "Lacuna"
+_CODE = ("source", "source code", "repository", "code", "homepage")
 
 
 @dataclass(frozen=True)
@@ -379,6 +380,9 @@ def _describe(
     sources: Sequence[str | os.PathLike[str]],
     links: Mapping[str, str],
 ) -> dict[str, object]:
+    about = metadata("lacuna-lnm")
+    labelled = [url.partition(", ") for url in about.get_all("Project-URL") or ()]
+    code = [url for label, _, url in labelled if label.casefold() in _CODE]
     return {
         "Name": "What lesions damage and disconnect",
         "BIDSVersion": BIDS_VERSION,
@@ -386,14 +390,26 @@ def _describe(
         "GeneratedBy": [
             {
                 "Name": _GENERATOR,
-                "Version": version("lacuna-lnm"),
+                "Version": about["Version"],
                 "Description": "What each lesion damages, or cuts of a normative tractogram",
                 "Parameters": dict(parameters),
+                **({"CodeURL": code[0]} if code else {}),
+                **_describe_container(),
             }
         ],
         "SourceDatasets": [{"URL": Path(source).absolute().as_uri()} for source in sources],
         **({"DatasetLinks": dict(links)} if links else {}),
     }
+
+
+def _describe_container() -> dict[str, dict[str, str]]:
+    """Return what BIDS says of the container that this runs in; nothing outside of one."""
+    tag = os.environ.get("LACUNA_CONTAINER_TAG")
+    for kind in ("apptainer", "singularity"):
+        if image := os.environ.get(f"{kind.upper()}_CONTAINER"):
+            said = {"Type": kind, "Tag": tag or Path(image).name}
+            return {"Container": said | {"URI": Path(image).absolute().as_uri()}}
+    return {"Container": {"Type": "docker", "Tag": tag}} if tag else {}
 
 
 def _recorded_parameters(content: Mapping[str, object]) -> dict[str, object] | None:
