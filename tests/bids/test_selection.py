@@ -34,6 +34,21 @@ def test_sessions__are_chosen_with_or_without_their_prefix(dataset):
     assert names(dataset, sessions=["ses-b"]) == names(dataset, sessions=["b"]) == ["sub-01_ses-b"]
 
 
+def test_sessions__that_only_others_have_are_an_error(dataset):
+    with pytest.raises(DatasetError, match=r"session b in .*It holds: a\."):
+        find_lesions(dataset, ["sub-02"], session_labels=["b"])
+
+
+def test_filter__another_number_is_another_run(dataset):
+    with pytest.raises(DatasetError, match="None of the 3 lesion masks"):
+        names(dataset, {"run": 2})
+
+
+def test_filter__yes_and_no_are_no_labels(dataset):
+    with pytest.raises(OptionError, match="run is True"):
+        names(dataset, {"run": True})
+
+
 def test_sessions__that_are_absent_are_an_error_that_lists_what_there_is(dataset):
     with pytest.raises(DatasetError, match=r"session c in .*It holds: a, b\."):
         names(dataset, sessions=["a", "c"])
@@ -48,6 +63,10 @@ def test_sessions__that_are_absent_are_an_error_that_lists_what_there_is(dataset
         ({"run": None, "acquisition": "Query.NONE"}, ["sub-01_ses-b"]),
         ({"acquisition": "*"}, ["sub-02_ses-a"]),
         ({"label": "tumour"}, ["sub-02_ses-a"]),
+        # What merely must be there does not say what a lesion is.
+        ({"label": "*", "session": "a"}, ["sub-01_ses-a", "sub-02_ses-a"]),
+        ({"run": "Query.OPTIONAL", "ses": "b"}, ["sub-01_ses-b"]),
+        ({"ses": "b", "run": [2, None]}, ["sub-01_ses-b"]),
         (
             {"datatype": "anat", "extension": ".nii.gz", "suffix": "mask", "run": "01"},
             ["sub-01_ses-a"],

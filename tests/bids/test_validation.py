@@ -84,6 +84,13 @@ def test_validator__that_is_gone_is_replaced_by_the_own_check(dataset):
     assert "The BIDS validator failed" in judge(dataset, "/no/such/program")[1]
 
 
+@pytest.mark.parametrize("place", ["sub-1_label-lesion_mask.nii.gz", "other.nii"])
+def test_errors__of_masks_in_use_that_are_misplaced_name_the_remedy(dataset, tmp_path, place):
+    issue = {"location": f"/sub-1/anat/{place}", "severity": "error", "code": "NOT_INCLUDED"}
+    _, note = judge(dataset, answer(tmp_path, issue))
+    assert ('"DatasetType": "derivative"' in note) == (place != "other.nii")
+
+
 def test_errors__about_masks_in_use_are_told_apart_and_warnings_are_none(dataset, tmp_path):
     mask = {"location": "/sub-1/anat/sub-1_label-lesion_mask.nii.gz", "severity": "error"}
     program = answer(

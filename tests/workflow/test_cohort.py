@@ -154,6 +154,20 @@ def test_plan_group__masks_that_were_not_asked_for_are_no_strays():
     assert list(plan(["b"]).left_out) == ["sub-c_space-Study"]
 
 
+def test_plan_group__a_lesion_that_failed_and_is_no_longer_there_left_nothing():
+    for name in "abc":
+        record(name)
+    record("c", is_done=False, outputs={}, reason="It is empty.")
+    Path("masks/c_space-Study.nii.gz").unlink()
+    assert plan().left_out == {}
+
+
+def test_plan_group__results_of_another_analysis_are_an_error():
+    record("a")
+    with pytest.raises(DatasetError, match="holds results of `run damage`"):
+        plan_group(find_lesions("masks"), Path("out"), analysis="snm", fingerprint=content_of)
+
+
 def test_write_group__nothing_is_replaced_if_results_change_while_they_are_read():
     for name in "abc":
         record(name)

@@ -23,6 +23,11 @@ TIME_LIMIT_S = 60.0
 SHOWN = 3
 """Errors of each kind that are told in full."""
 
+MISPLACED = (
+    'The BIDS validator takes masks among raw data for misplaced: "DatasetType": "derivative" in '
+    "dataset_description.json tells it that they are what was drawn on scans."
+)
+
 _NO_NETWORK = "http://127.0.0.1:9"
 """A proxy that is not there: what the validator would look up elsewhere, it does not find."""
 
@@ -84,7 +89,7 @@ def validate(
     Returns
     -------
     Verdict, str
-        What is wrong; and a sentence if the validator could not say.
+        What is wrong; and a sentence if the validator could not say, or what to do about masks.
 
     Raises
     ------
@@ -101,7 +106,9 @@ def validate(
         return _check(listing), said
     except (OSError, ValueError, LookupError, TypeError) as error:
         return _check(listing), f"The BIDS validator failed ({error})."
-    return _sort(listing, issues), ""
+    verdict = _sort(listing, issues)
+    is_misplaced = any(line.startswith("NOT_INCLUDED ") for line in verdict.relevant)
+    return verdict, MISPLACED * is_misplaced
 
 
 def find_validator() -> str | None:
