@@ -221,14 +221,29 @@ def find_warp(
 ) -> Warp | None:
     """Return the transform that moves points between two spaces, if there is one.
 
-    A file that moves them so is taken before one that has to be inverted, and an earlier one
-    before a later one.
+    What an earlier source gave is taken before what a later one did; then a file that moves them
+    so before one that has to be inverted.
+
+    Raises
+    ------
+    SpaceError
+        If two files fit alike.
     """
     ends = (resolve_space(points_to), resolve_space(points_from))  # as images go
     fitting = [file for file in files if {file.images_from, file.images_to} == {*ends}]
     if not fitting:
         return None
-    file = min(fitting, key=lambda file: (file.images_from, file.images_to) != ends)
+    sources = [file.source for file in fitting]
+    ranks = [
+        (sources.index(file.source), (file.images_from, file.images_to) != ends) for file in fitting
+    ]
+    best = {f: None for f, rank in zip(fitting, ranks, strict=True) if rank == min(ranks)}
+    file, *others = best
+    if others:
+        raise SpaceError(
+            f"{file.path} and {others[0].path} both resample images of {file.images_from} onto "
+            f"{file.images_to}: give the one that is meant."
+        )
     names = ("transform", "moving", "reference")
     inputs = {
         name: store.fingerprint(path)
@@ -263,7 +278,9 @@ def plan_warp(store: Store, files: Sequence[TransformFile], tractogram: StatedSp
             f"({tractogram.source}). Give one transform that leads from {ours} to the space that "
             "is wanted, or correct --transform-from, --transform-to or --tractogram-space."
         )
-    return find_warp(store, files, ours, others.pop()) if files else None
+    warp = find_warp(store, files, ours, others.pop()) if files else None
+    warn_of_unused(files, [warp] if warp else [])
+    return warp
 
 
 def choose_warp(
@@ -310,7 +327,7 @@ def advise_transform(images_from: str, images_to: str) -> str:
     for asset in load_catalog().values():
         if (asset.images_from, asset.space) == (images_from, images_to):
             advice += f", or the catalogue's {asset.name} (`lacuna fetch {asset.name}` gets it)"
-    return advice
+    return advice + " (two are not chained)"
 
 
 def warn_of_unused(files: Sequence[TransformFile], used: Sequence[Warp]) -> None:
@@ -318,7 +335,7 @@ def warn_of_unused(files: Sequence[TransformFile], used: Sequence[Warp]) -> None
     for file in files:
         if file.source == "--transform" and file not in [warp.file for warp in used]:
             logger.warning(
-                "%s is not used: nothing has to be moved between %s and %s.",
+                "%s is not used: nothing has to be moved between %s and %s, or another does it.",
                 *(file.path.name, file.images_from, file.images_to),
             )
 
@@ -373,7 +390,7 @@ def open_warped(directory: Path) -> WarpedPoints:
 
 
 def _state_direction(path: Path, start: str | None, end: str | None) -> tuple[str, str]:
-    said = dict(re.findall(r"(?:^|_)(from|to|tpl|mode)-([A-Za-z0-9]+)", file_stem(path)))
+    said = dict(re.findall(r"(?:^|_)(from|to|tpl|mode)-([A-Za-z0-9+]+)", file_stem(path)))
     named = (said.get("from"), said.get("to", said.get("tpl")))
     if said.get("mode") == "points":
         named = named[::-1]
