@@ -322,6 +322,11 @@ def test_tractogram_space__by_an_entity_in_its_name():
     assert stated == StatedSpace("ACPC", "the name of sub-1_space-ACPC_tractography.trx")
 
 
+def test_tractogram_space__a_cohort_is_not_cut_off_its_name():
+    with pytest.raises(SpaceError, match=r"MNIInfant\+2"):
+        tractogram_space("space-MNIInfant+2_t.tck")
+
+
 def test_tractogram_space__by_default_and_by_nothing():
     default = StatedSpace("ACPC", "tractogram_space in lab.yaml")
     assert tractogram_space("x.trk", default_space=default) == default

@@ -184,7 +184,7 @@ def tractogram_space(
     path = Path(path)
     sidecar = path.with_name(file_stem(path) + ".json")
     said = space_in_sidecar(read_sidecar(sidecar), sidecar.name) if sidecar.is_file() else None
-    entity = re.search(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9]+)", file_stem(path))
+    entity = re.search(r"(?:^|_)(?:space|tpl)-([A-Za-z0-9+]+)", file_stem(path))
     named = StatedSpace(entity.group(1), f"the name of {path.name}") if entity else None
     if said and named:
         decide_space(said, named, None)  # refuses two that differ
