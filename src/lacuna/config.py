@@ -240,6 +240,16 @@ def load_settings(
     return msgspec.structs.replace(settings, files=files, unread=unread)
 
 
+def describe_container() -> dict[str, dict[str, str]]:
+    """Return what BIDS says of the container that this runs in; nothing outside of one."""
+    tag = os.environ.get("LACUNA_CONTAINER_TAG")
+    for kind in ("apptainer", "singularity"):
+        if image := os.environ.get(f"{kind.upper()}_CONTAINER"):
+            said = {"Type": kind, "Tag": tag or Path(image).name}
+            return {"Container": said | {"URI": Path(image).absolute().as_uri()}}
+    return {"Container": {"Type": "docker", "Tag": tag}} if tag else {}
+
+
 def current_settings() -> Settings:
     """Return the settings applied last in this process, else what the environment says."""
     return _applied or _merge({}, {}, {})

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lacuna.bids.dataset import LesionFile, read_sidecar
 from lacuna.bids.names import build_name
+from lacuna.config import describe_container
 from lacuna.errors import DatasetError
 from lacuna.formats.replace import replacing
 
@@ -394,22 +395,12 @@ def _describe(
                 "Description": "What each lesion damages, or cuts of a normative tractogram",
                 "Parameters": dict(parameters),
                 **({"CodeURL": code[0]} if code else {}),
-                **_describe_container(),
+                **describe_container(),
             }
         ],
         "SourceDatasets": [{"URL": Path(source).absolute().as_uri()} for source in sources],
         **({"DatasetLinks": dict(links)} if links else {}),
     }
-
-
-def _describe_container() -> dict[str, dict[str, str]]:
-    """Return what BIDS says of the container that this runs in; nothing outside of one."""
-    tag = os.environ.get("LACUNA_CONTAINER_TAG")
-    for kind in ("apptainer", "singularity"):
-        if image := os.environ.get(f"{kind.upper()}_CONTAINER"):
-            said = {"Type": kind, "Tag": tag or Path(image).name}
-            return {"Container": said | {"URI": Path(image).absolute().as_uri()}}
-    return {"Container": {"Type": "docker", "Tag": tag}} if tag else {}
 
 
 def _recorded_parameters(content: Mapping[str, object]) -> dict[str, object] | None:
