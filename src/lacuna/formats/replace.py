@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,6 +16,10 @@ from lacuna.utils.owner import PROCESS, current_owner, unique_name
 MAX_NAME_CHARACTERS = 150
 """Of the name kept in a temporary one: file systems allow 255 bytes in all."""
 
+SYNCS_AT_ONCE = 4
+"""Threads that wait for the disk, which writes many small files in little more time than one."""
+
+_later: ContextVar[Callable[[Path, int], None] | None] = ContextVar("later", default=None)
 _watch: ContextVar[Callable[[Path], None] | None] = ContextVar("watch", default=None)
 
 
@@ -46,6 +51,44 @@ def watching(note: Callable[[Path], None]) -> Iterator[list[Path]]:
 
 
 @contextmanager
+def reaching_disk() -> Iterator[None]:
+    """Go on while the disk writes the files of this thread; in the end all are there.
+
+    For files that nothing vouches for before the end: each has its name before it is safe from a
+    loss of power, not only of this process.
+
+    Raises
+    ------
+    OSError
+        One of them could not be kept; `CacheFullError` as `replacing`.
+    """
+    pool, pending = ThreadPoolExecutor(SYNCS_AT_ONCE), list[Future[None]]()
+
+    def later(path: Path, handle: int) -> None:
+        pending.append(pool.submit(_sync, path, os.dup(handle)))
+
+    token = _later.set(later)
+    try:
+        with pool:
+            yield
+        for future in pending:
+            future.result()
+    finally:
+        _later.reset(token)
+
+
+def _sync(path: Path, handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if _means_full(error, path):
+            raise _full(error, path) from error
+        raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of another once everything is written.
 
@@ -69,14 +112,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     # tractograms finds a file that is being written. It says whose it is.
     mark = unique_name(current_owner().token, PROCESS)
     beside = path.with_name(f".{path.name[:MAX_NAME_CHARACTERS]}.{mark}.part")
-    watch = _watch.get()
+    watch, later = _watch.get(), _later.get()
     try:
         if watch is not None:
             watch(beside)
         with beside.open("xb") as stream:
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            if later is None:
+                os.fsync(stream.fileno())
+            else:
+                later(path, stream.fileno())
         if watch is not None:
             watch(path)
         beside.replace(path)
