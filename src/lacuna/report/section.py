@@ -53,7 +53,7 @@ RANKINGS = {
     },
     "parcels": {
         "disconnection": "share of connections lost",
-        "cut": "cut",
+        "cut": "streamlines cut",
         "total": "streamlines to other parcels",
     },
     "damage": _OF_VOLUME,
@@ -205,18 +205,20 @@ def decode_section(text: str) -> Section:
 
 def _title(report: LesionReport) -> str:
     entities = report.outputs.lesion.entities
-    told = [f"{k}-{v}" for k, v in entities.items() if k not in ("sub", "space", "res", "desc")]
+    known = ("sub", "space", "res", "desc")
+    told = [f"{k}-{v}" for k, v in entities.items() if k not in known and v != "lesion"]
     return " ".join(told) or "Lesion"
 
 
 def _facts(report: LesionReport) -> str:
     row, lesion = report.summary, report.said["Lesion"]
     centre = ", ".join(format_number(row[f"centre_{axis}_mm"], 3) for axis in "xyz")
+    by = lesion["SpaceStatedBy"]
     items = [
         ("Volume", f"{format_number(float(row['volume_mm3']) / 1000)} ml", _mm3(row["volume_mm3"])),
-        ("Side", row["side"], "a flipped image cannot be seen from here"),
+        ("Side", row["side"], "as its header says: a flip could not be seen"),
         ("Centre of mass", f"{centre} mm", "x to the right, y to the front, z up"),
-        ("Space", lesion["Space"], f"stated by {lesion['SpaceStatedBy']}"),
+        ("Space", lesion["Space"], by if by.startswith("as ") else f"stated by {by}"),
     ]
     if report.cut is not None:
         cut = format_number(row["n_cut"]), format_number(row["n_streamlines"])
@@ -227,8 +229,8 @@ def _facts(report: LesionReport) -> str:
         items += [
             ("Streamlines cut", cut[0], of_all),
             ("Mean disconnection", f"{pct} %", f"of {voxels} voxels with enough streamlines"),
-            ("Lesion beyond the streamlines", f"{visited:.1f} %", "of its voxels"),
-            ("Outside the tractogram's box", f"{inside:.1f} %", "of its voxels"),
+            ("Lesion without streamlines", f"{visited:.1f} %", "of its voxels are passed by none"),
+            ("Outside the tractogram's box", f"{inside:.1f} %", "of the lesion's voxels"),
         ]
     else:
         items.append(("Regions touched", row["n_regions_damaged"], "over all atlases"))
@@ -328,7 +330,7 @@ def _viewer(report: LesionReport) -> str:
     centre = " ".join(f"{x:.1f}" for x in lesion_centre(report.lesion))
     alt = f"Interactive view of the {shown}."
     box = (
-        f'<div class="viewer screen" id="{escape(anchor)}" data-centre="{centre}" '
+        f'<div class="viewer" id="{escape(anchor)}" data-centre="{centre}" '
         f'data-side="{escape(report.summary["side"])}">'
         f'<canvas tabindex="0" role="img" aria-label="{escape(alt)}"></canvas>'
         "<p>The interactive view needs JavaScript and WebGL 2.</p>"
@@ -338,7 +340,7 @@ def _viewer(report: LesionReport) -> str:
     said = (
         f"Interactive view: {shown}. Click and drag; scroll to move through slices. By direction: "
         "red left–right, green front–back, blue up–down. Drawn by NiiVue on the background's "
-        "grid; numbers come from the lesion's own. On paper, see the other figures."
+        "grid; numbers come from the lesion's own."
     )
     return figure(box, said)
 
@@ -365,9 +367,10 @@ def _ranking(report: LesionReport, desc: str, seg: str = "") -> str:
     if not top:
         return f'<p class="note">None of {len(rows)} has lost anything. {report.link(path)}</p>'
     shares = [float(row[by]) for row in top]
+    unit = " mm³" if whole.endswith("_mm3") else ""
     labels = [
         f"{format_number(100 * share)} % "
-        f"({format_number(row[part])} of {format_number(row[whole])})"
+        f"({format_number(row[part])} of {format_number(row[whole])}{unit})"
         for share, row in zip(shares, top, strict=True)
     ]
     told = "; ".join(f"{row['name']} {label}" for row, label in zip(top, labels, strict=True))
@@ -451,7 +454,7 @@ def _pairs(report: LesionReport, atlas: Parcellation) -> str:
     brain = glass_brain(report.background.image, parcel_centres(atlas), drawn, told)
     said = (
         f"Lines between the centres of mass of {most}; thicker where a larger share is lost. Seen "
-        "from below, from the back and from the left; left is left."
+        "from above, from the back and from the right; left is left."
     )
     pairs = table(
         ["pair", "streamlines cut", "of", "share"], listed, caption=f"{most.capitalize()}."

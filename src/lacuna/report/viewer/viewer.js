@@ -26,6 +26,8 @@
       multiplanarShowRender: 1, multiplanarLayout: 2, heroImageFraction: 0.5, heroSliceType: 4,
       meshXRay: 0.4, meshThicknessOn2D: 1, tileMargin: 6,
     });
+    // What is drawn must stay for the printer; NiiVue gets the context that there is already.
+    canvas.getContext("webgl2", { alpha: true, antialias: true, preserveDrawingBuffer: true });
     await nv.attachToCanvas(canvas);
     const part = (kind) => box.querySelector(`script[data-kind="${kind}"]`);
     const styles = {
