@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.phantoms import parallel_tract, write_nifti, write_tck
+from tests.phantoms import coherent_tractogram, parallel_tract, write_nifti, write_tck
 
 from lacuna.cli.main import main
 from lacuna.geometry.grid import Grid
@@ -316,6 +316,29 @@ def test_signals__to_all_processes_of_a_job_leave_nothing(start, number):
     run.check_scratch()
     run.check_finished_lesions()
     assert "Traceback" not in run.err
+
+
+@on_linux
+@pytest.mark.faults
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals__a_run_that_builds_its_index_keeps_no_part_of_it(study, start, number, code):
+    write_tck(study / "tract.tck", coherent_tractogram(200_000))
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = -90, -126, -72
+    whole = Grid((91, 109, 91), affine)
+    write_nifti(study / "grid.nii.gz", np.zeros(whole.shape, np.uint8), whole)
+    run = start("--nprocs", "2")
+    entries = study / "cache"
+    while not list(entries.rglob("*.npy")):  # it has begun to write
+        assert run.process.poll() is None, run.err
+        time.sleep(0.01)
+    run.process.send_signal(number)
+    run.end(code)
+    run.check_scratch()
+    assert "index of" not in run.err
+    assert "Traceback" not in run.err
+    left = [path.name for path in entries.rglob("*") if path.suffix in (".npy", ".part")]
+    assert not left
 
 
 @on_linux
