@@ -4,12 +4,14 @@ import gzip
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import nibabel
 import numpy as np
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 from numpy.typing import ArrayLike, NDArray
@@ -197,19 +199,21 @@ def load_mask(source: ImageSource) -> Image[np.bool_]:
     values, name = image.array, image.name
     if values.dtype.kind not in "buif":
         raise LesionError(f"{name} holds {values.dtype} values, not numbers: it is no mask.")
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
+    low, high = float(values.min()), float(values.max())  # NaN if any value is
+    if not np.isfinite([low, high]).all():
         n = int((~np.isfinite(values)).sum())
         raise LesionError(
             f"{name} has {n} voxels that are NaN or infinite. If they are background, set them "
             "to 0 and save the mask as uint8."
         )
-    low, high = float(values.min()), float(values.max())
     if low < -BINARY_TOLERANCE:
         raise LesionError(f"{name} has values down to {low:g}: a mask holds 0 and 1.")
     if high <= BINARY_TOLERANCE:
         raise LesionError(f"{name} is empty: no voxel is above 0. Was the right file given?")
     mask = values > BINARY_TOLERANCE * high
-    if values.dtype.kind != "b" and not (values[mask] >= high * (1 - BINARY_TOLERANCE)).all():
+    # In memory order, in which alone a mask is looked up fast.
+    above = values.ravel("K")[mask.ravel("K")]
+    if values.dtype.kind != "b" and not (above >= high * (1 - BINARY_TOLERANCE)).all():
         raise LesionError(
             f"{name} has several values from {low:g} to {high:g}, as probabilities or labels do. "
             "Choose a threshold (or a label) and save it as a mask of 0 and 1."
@@ -254,13 +258,15 @@ def save_map(
         If array and grid have different shapes.
     """
     path = Path(path)
-    if array.shape != grid.shape:
-        raise GridError(f"An array of shape {array.shape} does not fit a grid of {grid.shape}.")
-    content = encode_map(array, grid, code=code)
-    if path.suffix == ".gz":
-        content = gzip.compress(content, GZIP_LEVEL, mtime=0)
+    encode = pack_map if path.suffix == ".gz" else encode_map
+    content = encode(array, grid, code=code)
     with replacing(path) as stream:
         stream.write(content)
+
+
+def pack_map(array: NDArray[Any], grid: Grid, *, code: int = 2) -> bytes:
+    """Return a compressed NIfTI file; parameters as in `save_map`."""
+    return gzip.compress(encode_map(array, grid, code=code), GZIP_LEVEL, mtime=0)
 
 
 def encode_map(array: NDArray[Any], grid: Grid, *, code: int = 2, slope: float = 1) -> bytes:
@@ -271,11 +277,14 @@ def encode_map(array: NDArray[Any], grid: Grid, *, code: int = 2, slope: float =
     slope
         What readers multiply the stored numbers with.
     """
+    if array.shape != grid.shape:
+        raise GridError(f"An array of shape {array.shape} does not fit a grid of {grid.shape}.")
     kind = "<u1" if array.dtype in (np.bool_, np.uint8) else "<i4"
     stored = np.asarray(array, kind if array.dtype.kind in "biu" else "<f4")
     return _header(grid, stored.dtype, code, slope) + stored.tobytes(order="F")
 
 
+@lru_cache(maxsize=16)
 def _header(grid: Grid, dtype: np.dtype[Any], code: int, slope: float) -> bytes:
     header = nibabel.Nifti1Header(endianness="<")
     header.set_data_dtype(dtype)
@@ -304,11 +313,29 @@ def _open(path: Path, **how: Any) -> Any:
 
 def _values(stored: Any, name: str, part: Any = ()) -> NDArray[Any]:
     try:
-        return np.asanyarray(stored[part])
+        whole = None if part else _unpack(stored)
+        return np.asanyarray(stored[part]) if whole is None else whole
     except (OSError, *_READ_ERRORS) as error:
         raise FormatError(
             f"{name} is truncated or damaged ({error}). Copy or write it again."
         ) from error
+
+
+def _unpack(stored: Any) -> NDArray[Any] | None:
+    """Return what a compressed file stores, if that is its values; else none, for nibabel to read.
+
+    In one piece: nibabel copies the pieces that it reads, which takes as long again.
+    """
+    path, n = getattr(stored, "file_like", None), int(np.prod(stored.shape, dtype=np.int64))
+    is_gzip = isinstance(path, str) and path.endswith(".gz")
+    if not is_gzip or not isinstance(stored, ArrayProxy) or (stored.slope, stored.inter) != (1, 0):
+        return None
+    size = stored.offset + n * stored.dtype.itemsize
+    content = zlib.decompress(Path(str(path)).read_bytes(), wbits=31, bufsize=size)
+    if len(content) < size:  # in several members, or truncated
+        return None
+    values = np.frombuffer(content, stored.dtype, n, stored.offset)
+    return values.reshape(stored.shape, order=stored.order)
 
 
 def _placement(

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -29,7 +30,7 @@ from lacuna.bids.derivatives import (
 from lacuna.bids.names import resolution_label
 from lacuna.errors import LacunaError, SpaceError, UnfinishedError
 from lacuna.formats import save_tck, save_trx
-from lacuna.formats.nifti import save_map
+from lacuna.formats.nifti import pack_map, save_map
 from lacuna.formats.replace import replacing
 from lacuna.geometry.space import StatedSpace
 from lacuna.tractogram.query import Index
@@ -372,6 +373,15 @@ class LesionWork:
     threads: int = 1
     report: Report | None = None
 
+    @cached_property
+    def same_images(self) -> dict[tuple[str, str], bytes]:
+        """Files that are the same for every lesion, by ``desc`` and suffix."""
+        record, tdi = self.plan.record, self.index.map.tdi
+        density = self.weighting.sums.astype("f4") if self.weighting else tdi.astype("i4")
+        arrays = {("tdi", "map"): density, ("coverage", "mask"): tdi >= record.min_tdi}
+        pack = partial(pack_map, grid=self.index.map.grid, code=nifti_code(record.tractogram_space))
+        return {what: pack(self.index.to_grid(values)) for what, values in arrays.items()}
+
     def __call__(self, outputs: LesionOutputs) -> Done:
         """Cut with one lesion, and write its results; return its summary and warnings."""
         return _run_lesion(self, outputs)
@@ -511,7 +521,7 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
     warnings += check_cut(lesion, result.n_cut)
     outputs.directory.mkdir(parents=True, exist_ok=True)
     said = sidecars(record, lesion, outputs.lesion.path, warnings)
-    _write_images(result, lesion, outputs, said)
+    _write_images(result, lesion, outputs, said, work.same_images)
     if choices.save_streamlines:
         _write_streamlines(result, outputs, choices.save_streamlines, record, said["cut"])
     if work.draw is not None:
@@ -536,22 +546,24 @@ def _run_lesion(work: LesionWork, outputs: LesionOutputs) -> Done:
 
 
 def _write_images(
-    result: Disconnection, lesion: Lesion, outputs: LesionOutputs, said: Mapping[str, Any]
+    result: Disconnection,
+    lesion: Lesion,
+    outputs: LesionOutputs,
+    said: Mapping[str, Any],
+    same: Mapping[tuple[str, str], bytes],
 ) -> None:
     code = nifti_code(outputs.space)
-    tdi: NDArray[Any] = result.tdi
     cut_tdi: NDArray[Any] = result.cut_tdi
     if result.weighting is not None and result.cut_sums is not None:
-        tdi = result.index.to_grid(result.weighting.sums.astype("f4"))
         cut_tdi = result.index.to_grid(result.cut_sums.astype("f4"))
     images = {
-        ("disconnection", "map"): result.disconnection,
-        ("tdi", "map"): tdi,
-        ("cuttdi", "map"): cut_tdi,
-        ("coverage", "mask"): result.coverage,
+        ("disconnection", "map"): pack_map(result.disconnection, result.grid, code=code),
+        ("cuttdi", "map"): pack_map(cut_tdi, result.grid, code=code),
+        **same,
     }
-    for (desc, suffix), array in images.items():
-        save_map(outputs.path(desc, suffix, ".nii.gz"), array, result.grid, code=code)
+    for (desc, suffix), content in images.items():
+        with replacing(outputs.path(desc, suffix, ".nii.gz")) as stream:
+            stream.write(content)
         write_json(outputs.path(desc, suffix, ".json"), said[desc])
     save_map(outputs.lesion_path(), lesion.mask, lesion.grid, code=code)
     write_json(outputs.lesion_path(".json"), said["lesion"])

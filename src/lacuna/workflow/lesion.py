@@ -21,6 +21,7 @@ from lacuna.errors import LesionError, SpaceError
 from lacuna.formats.nifti import Image, ImageSource, load_mask
 from lacuna.geometry.grid import BoolArray, FloatArray, Grid, IntArray
 from lacuna.geometry.space import StatedSpace, grid_names, known_spaces, resolve_space
+from lacuna.tractogram.query import LesionBox
 from lacuna.workflow.warped import advise_transform
 
 logger = logging.getLogger(__name__)
@@ -132,16 +133,14 @@ def load_lesion(
 def measure_lesion(image: Image[np.bool_], space: StatedSpace | None) -> Lesion:
     """Return what can be said of a mask by its voxels alone; it must not be empty."""
     # In world order: a lesion stored LAS, RAS or LIA is the same to the last bit.
-    voxels = _find_voxels(image.array)
-    turned, orientation = image.grid.canonical, image.grid.orientation
-    voxels = voxels[:, orientation.axes]
-    voxels = np.where(orientation.flips, np.array(turned.shape) - 1 - voxels, voxels)
+    voxels, turned = _find_voxels(image.array, image.grid), image.grid.canonical
+    n = len(voxels[0])
     # A flipped header keeps another corner, whose rounding would show in the last digits.
     origin = np.round(turned.affine[:3, 3], 4)
-    centre = turned.affine[:3, :3] @ (voxels.sum(axis=0) / len(voxels)) + origin
-    x = voxels @ turned.affine[0, :3] + origin[0]
+    centre = turned.affine[:3, :3] @ (np.array([at.sum() for at in voxels]) / n) + origin
+    x = _along(turned.affine[0], voxels) + origin[0]
     on_midline = int((np.abs(x) < MIDLINE_MM).sum())
-    left = (int((x <= -MIDLINE_MM).sum()) + on_midline / 2) / len(voxels)
+    left = (int((x <= -MIDLINE_MM).sum()) + on_midline / 2) / n
     side: Side = "bilateral"
     if max(left, 1 - left) >= ONE_SIDED_SHARE:
         side = "left" if left > 0.5 else "right"
@@ -150,8 +149,8 @@ def measure_lesion(image: Image[np.bool_], space: StatedSpace | None) -> Lesion:
         grid=image.grid,
         name=image.name,
         space=space,
-        n_voxels=len(voxels),
-        volume_mm3=len(voxels) * turned.voxel_volume_mm3,
+        n_voxels=n,
+        volume_mm3=n * turned.voxel_volume_mm3,
         side=side,
         left_share=left,
         centre_of_mass_mm=_to_micrometres(centre),
@@ -248,9 +247,10 @@ def check_overlap(lesion: Lesion, low: FloatArray, high: FloatArray) -> tuple[st
     LesionError
         If no lesioned voxel touches the box.
     """
-    centres = lesion.grid.to_world(_find_voxels(lesion.mask))
-    reach = np.abs(lesion.grid.affine[:3, :3]).sum(axis=1) / 2
-    inside = ((centres >= low - reach) & (centres <= high + reach)).all(axis=1)
+    voxels, inside = _find_voxels(lesion.mask, lesion.grid), np.ones(lesion.n_voxels, bool)
+    for row, first, last in zip(lesion.grid.canonical.affine, low, high, strict=False):
+        centres, reach = _along(row, voxels) + row[3], np.abs(row[:3]).sum() / 2
+        inside &= (centres >= first - reach) & (centres <= last + reach)
     share = float(inside.mean())
     where = ", ".join(f"{coordinate:.0f}" for coordinate in lesion.centre_of_mass_mm)
     if not inside.any():
@@ -346,13 +346,19 @@ def require_space(space: StatedSpace | None, name: str, option: str, what: str) 
     )
 
 
-def _find_voxels(mask: BoolArray) -> IntArray:
-    """Return the indices of the lesioned voxels, (n, 3), in no particular order."""
-    # Searched in memory order, as one row: np.argwhere takes ten times as long.
-    is_fortran = mask.flags.f_contiguous
-    straight = mask.T if is_fortran else mask
-    indices = np.unravel_index(np.flatnonzero(straight), straight.shape)
-    return np.column_stack(indices[::-1] if is_fortran else indices)
+def _find_voxels(mask: BoolArray, grid: Grid) -> list[IntArray]:
+    """Return where the lesioned voxels are along each canonical axis, (n,) each."""
+    box = LesionBox.of(mask, grid)  # most of a mask is empty
+    return [at + low for at, low in zip(np.nonzero(box.mask), box.low, strict=True)]
+
+
+def _along(row: FloatArray, voxels: list[IntArray]) -> FloatArray:
+    """Return one coordinate of voxels by the row of an affine, but for its last number."""
+    first, *others = (step * at for step, at in zip(row[:3], voxels, strict=True) if step)
+    found: FloatArray = first
+    for other in others:
+        found = found + other
+    return found
 
 
 def suspect_grid(
