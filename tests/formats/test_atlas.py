@@ -63,6 +63,22 @@ def test_load_atlas__names_alone_belong_to_their_lines(tmp_path):
     assert load_atlas(path).names == ("left one", "left two", "right one")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{} Thalamus, left\n",
+        "  {}  Thalamus, left   25 5 25 0\n",
+        "{} Thalamus, left 25 5 25\n",
+        '{} 255 0 0 1 1 1 "Thalamus, left"\n',
+        "{}\tThalamus, left\n",
+    ],
+)
+def test_read_labels__a_comma_in_every_name_makes_no_columns(tmp_path, text):
+    for labels in ((7,), (7, 1002)):
+        (tmp_path / "a.txt").write_text("".join(map(text.format, labels)), encoding="utf-8")
+        assert read_labels(tmp_path / "a.txt") == dict.fromkeys(labels, "Thalamus, left")
+
+
 def test_load_atlas__table_beside_the_image_is_found_with_or_without_its_resolution(image):
     assert load_atlas(image).names == ("3", "7", "1002")
     assert "called by number" in load_atlas(image).notes[0]
@@ -83,7 +99,18 @@ def test_load_atlas__labels_without_a_name_are_listed(image, tmp_path):
 def test_load_atlas__names_without_voxels_are_a_note(image, tmp_path):
     table = tmp_path / "long.txt"
     table.write_text(TABLES["two.txt"] + "9 E\n", encoding="utf-8")
-    assert "names 1 labels" in load_atlas(image, table).notes[0]
+    assert "names 1 labels that " in load_atlas(image, table).notes[0]
+    assert load_atlas(image, table).notes[0].endswith(": 9.")
+
+
+@pytest.mark.parametrize("lines", ["Background\nA\nB\n", "A\nB\nC\nD\n", "A\n\nB\nC\n"])
+def test_load_atlas__names_alone_must_be_as_many_as_the_labels(tmp_path, lines):
+    # Else a list with background, or that of a finer atlas, would move every name.
+    path = tmp_path / "a.nii"
+    write_nifti(path, np.array([[[1, 2]]], np.int16), Grid.cubic(2, (1, 1, 2), (0, 0, 0)))
+    (tmp_path / "a.txt").write_text(lines, encoding="utf-8")
+    with pytest.raises(FormatError, match=r"regions without their numbers, .* of them: 3"):
+        load_atlas(path)
 
 
 def test_load_atlas__equal_names_are_told_apart_by_side_or_by_label(image, tmp_path):

@@ -96,6 +96,17 @@ def test_load_tract_atlas__what_is_no_probability_is_refused(wrong, tmp_path):
         load_tract_atlas(a_probseg(tmp_path / "a.nii.gz", values))
 
 
+@pytest.mark.parametrize("kind", ["u1", "i1", "i2"])
+def test_load_tract_atlas__probabilities_may_be_stored_as_scaled_integers(kind, tmp_path):
+    values = np.linspace(0, 1, 27).reshape(3, 3, 3, 1)
+    image = nib.Nifti1Image(values, np.eye(4))
+    image.set_data_dtype(kind)
+    nib.save(image, tmp_path / "a.nii.gz")
+    atlas = load_tract_atlas(tmp_path / "a.nii.gz")
+    assert atlas.values.max() == 1
+    assert atlas.values == pytest.approx(values.ravel()[1:], abs=2.1e-3)
+
+
 def test_load_tract_atlas__an_image_of_colours_or_of_nothing_is_refused(tmp_path):
     colours = np.zeros((2, 2, 2), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii")

@@ -31,9 +31,10 @@ _NUMBER_COLUMNS = ("index", "id", "label_id", "roi_id", "number", "value", "key"
 _NAME_COLUMNS = ("name", "label", "label_name", "region", "roi_name", "structure", "abbreviation")
 _SIDE_COLUMNS = ("hemisphere", "hemi", "side")
 _LABEL = re.compile(r"[0-9]{1,18}")
-_FREESURFER = re.compile(r"\s*([0-9]{1,18})\s+(\S.*?)(?:\s+\d+){4}\s*")
+_FREESURFER = re.compile(r"\s*([0-9]{1,18})\s+(\S.*?)(?:\s+\d+){3,4}\s*")
 _ITK_SNAP = re.compile(r"\s*([0-9]{1,18})(?:\s+[0-9.]+){6}\s+\"(.+)\"\s*")
 _TWO_COLUMNS = re.compile(r"\s*([0-9]{1,18})\s*[\s,:=]\s*(\S.*?)\s*")
+_SPACED = re.compile(r"\s*[0-9]{1,18} +[^\s,;|:=].*")
 _NO_NAMES = ("", "n/a")
 _SHOWN = 12
 
@@ -73,10 +74,17 @@ def load_atlas(
     if table is None:
         notes += (f"No table of names lies beside {path.name}: regions are called by number.",)
     else:
-        known = read_labels(table)
+        known, is_numbered = _read_table(table)
         names, unused = _match(path, table, numbers, known)
+        if unused and not is_numbered:
+            raise FormatError(
+                f"{table} names {len(known)} regions without their numbers, but {path} has no "
+                f"voxels of {len(unused)} of them: {_shown(unused)}. Is it the table of another "
+                "atlas, or is its first line the background? Write the numbers before the names."
+            )
         if unused:
-            notes += (f"{table.name} names {unused} labels that {path.name} has no voxels of.",)
+            said = f"{table.name} names {len(unused)} labels that {path.name} has no voxels of"
+            notes += (f"{said}: {_shown(unused)}.",)
     name = name or atlas_name(path)
     return Parcellation(name, labels, image.grid, numbers, _distinct(names, numbers), notes)
 
@@ -101,7 +109,12 @@ def read_labels(path: str | PathLike[str]) -> dict[int, str]:
     FormatError
         If it cannot be read, or names one label twice.
     """
-    path = Path(path)
+    return _read_table(Path(path))[0]
+
+
+def _read_table(path: Path) -> tuple[dict[int, str], bool]:
+    """Return the names in a label table, and whether it says their numbers."""
+    is_numbered = True
     if path.suffix.lower() == ".json":
         said = _read_json(path)
         said = said.get("LabelMap", said)
@@ -109,7 +122,7 @@ def read_labels(path: str | PathLike[str]) -> dict[int, str]:
             raise FormatError(f"{path}: its LabelMap holds no pairs of label and name.")
         pairs = [_from_json(path, item) for item in said.items()]
     else:
-        pairs = _read_rows(path)
+        pairs, is_numbered = _read_rows(path)
     names: dict[int, str] = {}
     for number, label in pairs:
         if label not in _NO_NAMES and names.setdefault(number, label) != label:
@@ -119,7 +132,7 @@ def read_labels(path: str | PathLike[str]) -> dict[int, str]:
     names.pop(0, None)
     if not names:
         raise FormatError(f"{path} names no label: give a table of numbers and names.")
-    return names
+    return names, is_numbered
 
 
 def atlas_name(path: Path) -> str:
@@ -157,15 +170,19 @@ def _whole_numbers(image: Image[Any]) -> NDArray[np.int32]:
 
 def _match(
     path: Path, table: Path, numbers: NDArray[np.int32], known: dict[int, str]
-) -> tuple[list[str], int]:
+) -> tuple[list[str], list[int]]:
     missing = [int(number) for number in numbers if int(number) not in known]
     if missing:
-        shown = ", ".join(map(str, missing[:_SHOWN])) + (", …" if len(missing) > _SHOWN else "")
         raise FormatError(
             f"{table} has no name for {len(missing)} of the {len(numbers)} labels in {path}: "
-            f"{shown}. Is it the table of another atlas? Give the right one, or complete it."
+            f"{_shown(missing)}. Is it the table of another atlas? Give the right one, or complete "
+            "it."
         )
-    return [known[int(number)] for number in numbers], len(known) - len(numbers)
+    return [known[int(number)] for number in numbers], sorted(known.keys() - set(numbers.tolist()))
+
+
+def _shown(labels: Sequence[int]) -> str:
+    return ", ".join(map(str, labels[:_SHOWN])) + (", …" if len(labels) > _SHOWN else "")
 
 
 def _distinct(names: Sequence[str], numbers: NDArray[np.int32]) -> tuple[str, ...]:
@@ -179,26 +196,28 @@ def _distinct(names: Sequence[str], numbers: NDArray[np.int32]) -> tuple[str, ..
     return tuple(f"{name}_{number}" for name, number in pairs)
 
 
-def _read_rows(path: Path) -> list[tuple[int, str]]:
+def _read_rows(path: Path) -> tuple[list[tuple[int, str]], bool]:
     lines = [line for line in _read_text(path).splitlines() if line.strip()]
     lines = [line for line in lines if not line.lstrip().startswith("#")]
-    for separator in ("\t", "|", ",", ";"):
+    # "7 Pars triangularis, left": a separator in every name separates no columns.
+    is_spaced = all(map(_SPACED.fullmatch, lines))
+    for separator in ("\t",) if is_spaced else ("\t", "|", ",", ";"):
         if lines and all(separator in line for line in lines):
             rows = [
                 [cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)
             ]
             header = [] if any(map(_LABEL.fullmatch, rows[0])) else rows.pop(0)
-            return _from_columns(path, [name.casefold() for name in header], rows)
+            return _from_columns(path, [name.casefold() for name in header], rows), True
     kinds = _FREESURFER, _ITK_SNAP, _TWO_COLUMNS
     matches = [next(filter(None, (kind.fullmatch(line) for kind in kinds)), None) for line in lines]
     if lines and not any(matches):
-        return [(number, line.strip()) for number, line in enumerate(lines, 1)]
+        return [(number, line.strip()) for number, line in enumerate(lines, 1)], False
     pairs = []
     for line, match in zip(lines, matches, strict=True):
         if match is None:
             raise FormatError(f"{path}: the line {line!r} is no number and name, as others are.")
         pairs.append((int(match[1]), match[2]))
-    return pairs
+    return pairs, True
 
 
 def _from_columns(path: Path, header: list[str], rows: list[list[str]]) -> list[tuple[int, str]]:

@@ -12,6 +12,10 @@ from lacuna.formats.atlas import atlas_name, find_table, read_labels
 from lacuna.formats.nifti import open_volumes
 from lacuna.geometry.tract_atlas import TractAtlas
 
+STORAGE_TOLERANCE = 1e-6
+"""How far beyond 0 and 1 storage may move a probability: 255 times a slope of 1/255 in single
+precision is 1.00000006."""
+
 _NAME_COLUMNS = ("tract", "bundle", "name")
 
 
@@ -97,11 +101,12 @@ def load_tract_atlas(
             raise FormatError(f"{path} holds {volume.dtype} values, not probabilities.")
         flat = np.ascontiguousarray(grid.orientation.to_canonical(volume)).reshape(-1)
         low, high = float(flat.min()), float(flat.max())
-        if not 0 <= low <= high <= 1:  # NaN fails, too
+        if not -STORAGE_TOLERANCE <= low <= high <= 1 + STORAGE_TOLERANCE:  # NaN fails, too
             raise FormatError(
                 f"{path}: volume {number} has values from {low:g} to {high:g}, and probabilities "
                 "are 0 to 1. If they are percent, divide them by 100."
             )
+        flat = np.clip(flat, 0, 1)
         voxels.append(np.flatnonzero(flat).astype(np.int32))
         values.append(flat[voxels[-1]].astype(np.float32))
     if not voxels:
