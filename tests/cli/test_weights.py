@@ -194,13 +194,19 @@ def test_weights__numbers_that_a_trx_keeps(lines):
         ("pair", "keeps 2 numbers of that name"),
         ("bad.txt", "Weight 2 is nan"),
         ("less.txt", "Weight 1 is -1.0"),
+        ("none.txt", "all weights are 0"),
+        ("table.txt", "it has 30 lines of 2 numbers"),
     ],
 )
 def test_weights__what_cannot_be_used_is_said_with_what_can(way, said, capsys):
     Path("bad.txt").write_text("1\nnan\n" + "1\n" * 58)
     Path("less.txt").write_text("-1\n" * 60)
+    Path("none.txt").write_text("0\n" * 60)
+    Path("table.txt").write_text("1 2\n" * 30)
     assert snm("--weights", way, code=2)
-    assert said in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert said in err
+    assert "index of" not in err or way == "pair"  # a file is looked at before all else
     assert not Path("out").exists()
 
 

@@ -58,10 +58,17 @@ class Weights:
                 f"--weights {self.said}: {file.path.name} keeps {found.shape[1]} numbers of that "
                 "name with each streamline, and a weight is one. Write it to a file of its own."
             )
+        return self.check(found, len(parts.order), f" for {file.path.name}")
+
+    def check(self, found: FloatArray, n_streamlines: int, of: str = "") -> NDArray[np.float64]:
+        """Return numbers as `check_weights` does, if not all are 0; errors say whose they are."""
         try:
-            return check_weights(found, len(parts.order))
+            checked = check_weights(found, n_streamlines)
+            if checked.size and not checked.any():
+                raise OptionError("all weights are 0: nothing could be disconnected.")
+            return checked
         except OptionError as error:
-            raise OptionError(f"--weights {self.said} for {file.path.name}: {error}") from error
+            raise OptionError(f"--weights {self.said}{of}: {error}") from error
 
 
 def find_weights(said: str | os.PathLike[str], tractogram: Path) -> Weights:
@@ -78,13 +85,15 @@ def find_weights(said: str | os.PathLike[str], tractogram: Path) -> Weights:
     Raises
     ------
     OptionError
-        If there are none, or the file cannot be read as numbers.
+        If there are none, or the file cannot be read as numbers that are weights.
     """
     said = os.fspath(said)
     if said == LENGTH:
         return Weights(said)
     if Path(said).is_file():
-        return Weights(said, _read_numbers(Path(said)))
+        weights = Weights(said, numbers := _read_numbers(Path(said)))
+        weights.check(numbers, numbers.size)  # before hours may go into an index
+        return weights
     names = list_per_streamline(tractogram)
     if names is not None and said not in names:
         raise _unknown(said, tractogram, names)
@@ -93,12 +102,15 @@ def find_weights(said: str | os.PathLike[str], tractogram: Path) -> Weights:
 
 def _read_numbers(path: Path) -> FloatArray:
     try:
-        return np.loadtxt(path, comments="#", ndmin=1).ravel()
+        table = np.loadtxt(path, comments="#", ndmin=2)
+        if min(table.shape) > 1:
+            raise ValueError(f"it has {table.shape[0]} lines of {table.shape[1]} numbers")
     except (OSError, ValueError) as error:
         raise OptionError(
             f"--weights {path} cannot be read as numbers ({error}): one per streamline is needed, "
             "as SIFT2 writes them."
         ) from error
+    return table.ravel()
 
 
 def _unknown(said: str, tractogram: Path, names: Iterable[str]) -> OptionError:
