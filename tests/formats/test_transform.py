@@ -342,3 +342,35 @@ def test_load_transform__says_what_is_wrong_with_a_file(tmp_path):
     refused(
         "v.nii", lambda path: write_nifti(path, np.zeros((3, 3, 3), "u1"), GRID), "three numbers"
     )
+
+
+@pytest.mark.parametrize("row", ["0 0 0 2", "5 0 0 1"])
+def test_flirt__a_last_row_that_no_affine_has_is_refused(tmp_path, fsl_images, row):
+    path = tmp_path / "flirt.mat"
+    path.write_text("1 0 0 0\n0 1 0 0\n0 0 1 0\n" + row + "\n", encoding="utf-8")
+    with pytest.raises(FormatError, match="last row"):
+        load_transform(path, "A", "B", fsl_images=fsl_images)
+
+
+@pytest.mark.parametrize("names", [("0", "2"), ("0", "7"), ("1", "2")])
+def test_composite__a_member_that_is_missing_makes_no_shorter_chain(tmp_path, names):
+    write_composite(tmp_path / "c.h5")
+    with h5py.File(tmp_path / "c.h5", "a") as file:
+        groups = file["TransformGroup"]
+        kept = {name: groups[str(i)] for i, name in enumerate(names)}
+        for name, group in kept.items():
+            groups.copy(group, f"new{name}")
+        for name in ("0", "1", "2"):
+            del groups[name]
+        for name in names:
+            groups.move(f"new{name}", name)
+    with pytest.raises(FormatError, match="cannot be read as an ITK composite"):
+        load(tmp_path / "c.h5")
+
+
+def test_field__of_places_in_the_axes_of_itk_is_refused(tmp_path):
+    voxels = np.moveaxis(np.indices(GRID.shape), 0, -1)
+    places = GRID.to_world(voxels.reshape(-1, 3)).reshape(voxels.shape) * [-1.1, -1.1, 1.1]
+    write_field(tmp_path / "y.nii", places.transpose(2, 1, 0, 3))
+    with pytest.raises(FormatError, match="holds places"):
+        load(tmp_path / "y.nii")

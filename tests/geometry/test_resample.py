@@ -118,3 +118,22 @@ def test_fitting_grid__is_the_coarsest_that_loses_nothing(space, size, expected)
 def test_fitting_grid__is_none_where_all_are_coarser_or_none_is_customary():
     assert fitting_grid("MNI152NLin2009cAsym", 0.5) is None
     assert fitting_grid("OurStudy", 1) is None
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_find_moved_box__holds_what_lies_outside_a_field(inverted):
+    """Beyond a field nothing moves, or, inverted, all moves like its border: both are tried."""
+    field_grid = Grid.cubic(4.0, (11, 20, 20), (-20, -40, -40))
+    field = DisplacementField(field_grid, np.full((11, 20, 20, 3), [15.0, 0, 0]))
+    transform = Transform((field,), "B", "A")
+    transform = transform.inverse() if inverted else transform
+    grid = Grid.cubic(1.0, (100, 60, 60), (-50, -30, -30))
+    mask = np.zeros(grid.shape, bool)
+    mask[75:95, 20:40, 20:40] = True  # x from 25 mm to 44 mm: the field ends at 22 mm
+    low, high = find_moved_box(transform, mask, grid, 1.0)
+    everywhere = (np.array([-1e3] * 3), np.array([1e3] * 3))
+    boxed, found = pull_voxels(transform, grid, grid, (low, high))
+    whole, wanted = pull_voxels(transform, grid, grid, everywhere)
+    lesioned = boxed[take_nearest(mask, found)]
+    np.testing.assert_array_equal(lesioned, whole[take_nearest(mask, wanted)])
+    assert len(lesioned)

@@ -42,7 +42,8 @@ def read_composite(path: Path) -> tuple[Step, ...]:
     try:
         with h5py.File(path, "r") as file:
             groups = file["TransformGroup"]
-            members = [_read_group(groups[name]) for name in sorted(groups, key=int)]
+            # A missing one is an error, not a shorter chain.
+            members = [_read_group(groups[str(i)]) for i in range(len(groups))]
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
         raise FormatError(
             f"{path} cannot be read as an ITK composite transform ({error}): it is truncated, or "

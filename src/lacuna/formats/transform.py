@@ -97,9 +97,10 @@ def _read_field(path: Path, fsl_images: Sequence[str | PathLike[str]] | None) ->
 def _holds_places(field: Vectors) -> bool:
     """Tell whether vectors lie much closer to where their voxels are than to nothing."""
     voxels = np.moveaxis(np.indices(field.grid.shape), 0, -1).reshape(-1, 3)
-    less = field.vectors.reshape(-1, 3) - field.grid.to_world(voxels)
-    spread = [each.reshape(-1, 3).std(axis=0).sum() for each in (less, field.vectors)]
-    return bool(spread[0] < spread[1] / 3)
+    vectors, places = field.vectors.reshape(-1, 3), field.grid.to_world(voxels)
+    # In RAS+, or as in ITK in LPS+.
+    less = [(vectors - places * signs).std(axis=0).sum() for signs in ([1, 1, 1], [-1, -1, 1])]
+    return bool(min(less) < vectors.std(axis=0).sum() / 3)
 
 
 def _read_affine(path: Path, fsl_images: Sequence[str | PathLike[str]] | None) -> tuple[Step, ...]:
@@ -113,6 +114,8 @@ def _read_affine(path: Path, fsl_images: Sequence[str | PathLike[str]] | None) -
         matrix = matrix.astype(np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.linalg.det(matrix):
             raise ValueError(f"it holds {matrix.shape[0]} rows")
+        if np.abs(matrix[3] - [0, 0, 0, 1]).max() > 1e-6:
+            raise ValueError("its last row is not 0 0 0 1")
     except ValueError as error:
         raise FormatError(
             f"{path} is neither an affine of ITK nor FLIRT's invertible 4 × 4 matrix ({error}). "

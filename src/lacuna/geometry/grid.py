@@ -27,6 +27,9 @@ MAX_VOXELS_PER_AXIS = 2048
 SAME_AFFINE_TOLERANCE_MM = 1e-3
 """Affines that differ by less, anywhere in the grid, are the same: noise of file headers."""
 
+HEADER_NOISE_MM = 2e-5
+"""What single precision makes of a corner, some 100 mm from where the affine says it is."""
+
 
 @dataclass(frozen=True)
 class Orientation:
@@ -141,6 +144,16 @@ class Grid:
             turned[axis, 3] = self.shape[axis] - 1 if flip else 0
         shape = (self.shape[axes[0]], self.shape[axes[1]], self.shape[axes[2]])
         return Grid(shape, self.affine @ turned)
+
+    @cached_property
+    def origin(self) -> FloatArray:
+        """Centre of the first canonical voxel, mm RAS+, (3,), without the noise of headers.
+
+        A flipped header keeps another corner in single precision, which would show in last digits.
+        """
+        exact = self.canonical.affine[:3, 3]
+        meant = np.round(exact, 3)
+        return np.where(np.abs(exact - meant) < HEADER_NOISE_MM, meant, exact)
 
     def to_voxels(self, points: FloatArray) -> FloatArray:
         """Return the voxel coordinates of points.

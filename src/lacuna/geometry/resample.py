@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lacuna.geometry.grid import BoolArray, FloatArray, Grid, IntArray
-from lacuna.geometry.warp import Transform, interpolate, voxels_of
+from lacuna.geometry.warp import DisplacementField, Transform, interpolate, voxels_of
 
 _MARGIN = 4
 """Voxels around what was moved forth that are asked, too: a field moves each voxel otherwise."""
@@ -45,7 +45,16 @@ def find_moved_box(
     voxel_size_mm
         Of the voxels onto which it goes; the box has a margin of four of them.
     """
-    moved = transform.inverse().move(grid.to_world(find_outline(mask))).points
+    moved = grid.to_world(find_outline(mask)).astype(np.float64)
+    for step in transform.inverse().steps:
+        if isinstance(step, DisplacementField):
+            # Beyond its voxels a field moves nothing, or, inverted, goes on as at its border: from
+            # this side it cannot be told which of both was done.
+            forth = step.move(moved) if step.inverted else None
+            there = moved + step.displacements(moved)[0] if forth is None else forth.points
+            moved = np.concatenate([there, moved])
+        else:
+            moved = (moved @ step[:3, :3].T + step[:3, 3]).astype(np.float64)
     margin = _MARGIN * max(voxel_size_mm, *grid.voxel_sizes_mm)
     return moved.min(axis=0) - margin, moved.max(axis=0) + margin
 

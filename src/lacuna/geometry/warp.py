@@ -56,20 +56,21 @@ class DisplacementField:
         return np.stack(components, axis=-1).astype(np.float64).reshape(-1, 3)
 
     def displacements(self, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], BoolArray]:
-        """Return the displacements at points, (n, 3) in mm RAS+, and which lie in the field."""
+        """Return the displacements at points, (n, 3) in mm RAS+, and which lie in the field.
+
+        Beyond it they are those at its border.
+        """
         shape = np.array(self.grid.canonical.shape)
         at = voxels_of(self.grid, points)
         inside: BoolArray = np.all((at >= -0.5) & (at <= shape - 0.5), axis=1)
         # The outer half of a border voxel moves like its centre, as in ITK.
-        found = interpolate(self._table, self.grid.canonical.shape, np.clip(at, 0, shape - 1))
-        if not self.inverted:
-            found[~inside] = 0
-        return found, inside
+        return interpolate(self._table, tuple(shape), np.clip(at, 0, shape - 1)), inside
 
     def move(self, points: NDArray[np.float64]) -> "Moved":
         """Return where points, (n, 3) in mm RAS+, go."""
         found, inside = self.displacements(points)
         if not self.inverted:
+            found[~inside] = 0
             return Moved(points + found, int((~inside).sum()))
         return self._move_back(points, points - found)
 
@@ -186,10 +187,7 @@ class Transform:
 
 def voxels_of(grid: Grid, points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return coordinates of points, (n, 3) in mm RAS+, in the voxels of a grid's canonical twin."""
-    turned = grid.canonical
-    # A flipped header keeps another corner, whose rounding would show in the last digits.
-    origin = np.round(turned.affine[:3, 3], 4)
-    return _multiply(np.linalg.inv(turned.affine[:3, :3]), points - origin)
+    return _multiply(np.linalg.inv(grid.canonical.affine[:3, :3]), points - grid.origin)
 
 
 def interpolate(

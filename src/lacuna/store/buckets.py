@@ -18,8 +18,8 @@ PRODUCTS = {
     "hits": ("tdi", 1),  # cell of the 1 mm lattice → the streamlines that pass through it
     "map": ("tdi", 1),  # streamline → the voxels of a report grid that it visits, and the TDI
     "ends": ("tdi", 2),  # streamline → the parcels of an atlas at its two ends
-    "warped": ("transforms", 1),  # a tractogram's points in another space
-    "resampled": ("transforms", 1),  # an atlas or a lesion on the voxels of another space
+    "warped": ("transforms", 2),  # a tractogram's points in another space
+    "resampled": ("transforms", 2),  # an atlas or a lesion on the voxels of another space
     "download": ("downloads", 1),  # a file, known by its checksum and its name
     "unpacked": ("tdi", 1),  # a compressed tractogram in a form that can be mapped
 }

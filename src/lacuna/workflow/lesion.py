@@ -135,10 +135,8 @@ def measure_lesion(image: Image[np.bool_], space: StatedSpace | None) -> Lesion:
     # In world order: a lesion stored LAS, RAS or LIA is the same to the last bit.
     voxels, turned = _find_voxels(image.array, image.grid), image.grid.canonical
     n = len(voxels[0])
-    # A flipped header keeps another corner, whose rounding would show in the last digits.
-    origin = np.round(turned.affine[:3, 3], 4)
-    centre = turned.affine[:3, :3] @ (np.array([at.sum() for at in voxels]) / n) + origin
-    x = _along(turned.affine[0], voxels) + origin[0]
+    centre = turned.affine[:3, :3] @ (np.array([at.sum() for at in voxels]) / n) + turned.origin
+    x = _along(turned.affine[0], voxels) + turned.origin[0]
     on_midline = int((np.abs(x) < MIDLINE_MM).sum())
     left = (int((x <= -MIDLINE_MM).sum()) + on_midline / 2) / n
     side: Side = "bilateral"
