@@ -268,3 +268,20 @@ def test_find_lesions__the_real_folders(shared_data):
     (arc,) = find_lesions(next((shared_data / "lesions" / "other").glob("ARC_*.nii.gz"))).found
     assert arc.space is not None
     assert arc.space.name == "T1w"
+
+
+def test_find_lesions__lesion_side_behind_an_open_quotation_mark(dataset):
+    (dataset / "participants.tsv").write_text(
+        'participant_id\tnote\tlesion_side\nsub-01\t"open\tleft\nsub-02\tx\tright\n'
+    )
+    sides = {lesion.participant: lesion.lesion_side for lesion in find_lesions(dataset).found}
+    assert (sides["01"], sides["02"]) == ("left", "right")
+
+
+def test_find_lesions__lesion_side_stands_in_the_dataset_around_derivatives(dataset):
+    inner = dataset / "derivatives" / "masks"
+    name = "sub-01_label-lesion_mask.nii.gz"
+    (inner / "sub-01" / "anat").mkdir(parents=True, exist_ok=True)
+    (inner / "sub-01" / "anat" / name).touch()
+    (dataset / "participants.tsv").write_text("participant_id\tlesion_side\nsub-01\tleft\n")
+    assert find_lesions(inner).found[0].lesion_side == "left"

@@ -58,3 +58,9 @@ def test_read_table__ragged_rows_and_what_is_no_text_are_errors(content):
 def test_read_table__separators_of_lines_that_are_no_line_ends_stay_in_cells():
     Path("x.tsv").write_text("a\n1\u2028\x0b2\n", "utf-8")
     assert read_table(Path("x.tsv")).rows == (("1\u2028\x0b2",),)
+
+
+def test_read_participants__an_open_quotation_mark_takes_no_other_line_into_its_cell():
+    write('participant_id\tnote\nsub-1\t"open\nsub-2\tok\nsub-3\tx"y\nsub-4\t"a ""b"""\n')
+    found = read_participants(Path())
+    assert [found.cells(label) for label in "1234"] == [['"open'], ["ok"], ['x"y'], ['a "b"']]

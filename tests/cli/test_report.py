@@ -4,6 +4,7 @@ import base64
 import csv
 import gzip
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -274,3 +275,15 @@ def test_report__says_how_it_was_made():
         assert text in page.text
     assert " ".join(how["Command"]) in page.text
     assert "within 4 mm" in page.text
+
+
+def test_report__section_of_the_same_tick_of_the_clock_comes_into_the_page():
+    output = snm("--session-label", "1")
+    page = output / "sub-a.html"
+    former, then = page.read_bytes(), page.stat().st_mtime_ns
+    snm("--session-label", "2")
+    page.write_bytes(former)  # as if session 2 had ended right after, within one tick
+    for path in (page, output / "sub-a/figures"):
+        os.utime(path, ns=(then, then))
+    update_page(a_lesion(output, "a"))
+    assert len([s for s in read_page(output).all("section") if s.get("class") == "lesion"]) == 2

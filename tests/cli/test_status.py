@@ -323,7 +323,8 @@ def test_status__sees_another_tractogram_and_misses_none_that_is_gone(bids, trac
     tract.rename("elsewhere.tck")
     status(capsys, code=0)
     write_tck(tract, parallel_tract(19)[0])
-    assert states(status(capsys)) == [("stale", "tract.tck changed")] * 4
+    why = "tract.tck changed, so that results need another OUTPUT_DIR"
+    assert states(status(capsys)) == [("stale", why)] * 4
 
 
 def test_status__a_damaged_record_is_missing(bids, capsys):
@@ -353,3 +354,20 @@ def test_status__looks_at_the_sessions_and_masks_that_a_run_would_take(bids, cap
     capsys.readouterr()
     assert main(["status", "bids", "out", "--session-label", "x"]) != 0
     assert "session x" in capsys.readouterr().err
+
+
+def test_run__labels_add_up_when_the_option_is_given_twice(bids):
+    snm("--participant-label", "01", "--participant_label", "sub-02")
+    assert {path.name for path in Path("out").glob("sub-*.html")} == {"sub-01.html", "sub-02.html"}
+
+
+def test_status__page_that_is_gone_is_not_done(bids, capsys):
+    snm()
+    Path("out/sub-01.html").unlink()
+    capsys.readouterr()
+    assert main(["status", "bids", "out"]) == 1
+    shown = capsys.readouterr().out
+    assert "sub-01.html is gone" in shown
+    assert shown.endswith("--array=1\n")
+    snm()
+    assert main(["status", "bids", "out"]) == 0

@@ -42,6 +42,7 @@ def results(tmp_path):
         Path(f"{stem}_desc-summary_stats.tsv").write_text(f"volume_mm3\n{number + 1}\n")
         Path(f"{stem}_desc-summary_stats.json").write_text('{"volume_mm3": {"Description": "v"}}')
         shutil.copy(f"masks/{name}_space-Study.nii.gz", f"{stem}_label-lesion_mask.nii.gz")
+        Path(f"{stem}_label-lesion_mask.json").write_text('{"Lacuna": {}}')
 
 
 def outputs_of(name):
@@ -151,7 +152,8 @@ def test_plan_group__masks_that_were_not_asked_for_are_no_strays():
         record(name)
     assert plan(["b"]).left_out == {}
     Path("masks/c_space-Study.nii.gz").unlink()
-    assert list(plan(["b"]).left_out) == ["sub-c_space-Study"]
+    assert plan(["b"]).left_out == {}
+    assert list(plan().left_out) == ["sub-c_space-Study"]
 
 
 def test_plan_group__a_lesion_that_failed_and_is_no_longer_there_left_nothing():
@@ -208,6 +210,7 @@ def test_write_group__lesions_that_share_a_participant_are_told_apart():
         table.write_text(f"volume_mm3\n{session}\n")
         table.with_suffix(".json").write_text("{}")
         shutil.copy(Path("masks") / name, table.parent / name)
+        (table.parent / name.replace(".nii.gz", ".json")).write_text('{"Lacuna": {}}')
         said = {"stem": stem, "fingerprint": content_of(Path("masks", name)), "outputs": {}}
         said["outputs"][table.relative_to("out").as_posix()] = table.stat().st_size
         content = {**json.loads(Path("out/logs/sub-a_space-Study.json").read_text()), **said}

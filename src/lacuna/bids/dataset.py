@@ -9,7 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lacuna.bids.names import BidsName, file_stem, name_plain_file, parse_name
@@ -72,6 +72,8 @@ class LesionListing:
         ``"dataset"``, ``"folder"`` or ``"file"``.
     found, ignored
         In the order of their paths.
+    selection
+        What was asked for.
     """
 
     input_path: Path
@@ -79,6 +81,7 @@ class LesionListing:
     kind: str
     found: tuple[LesionFile, ...]
     ignored: tuple[IgnoredFile, ...]
+    selection: Selection = field(default_factory=Selection)
 
 
 def find_lesions(
@@ -130,7 +133,7 @@ def find_lesions(
     ignored += [IgnoredFile(path, reason) for path, reason in refusals.items() if reason]
     ignored.sort(key=lambda item: item.path)
     found = [lesion for lesion in found if refusals[lesion.path] is None]
-    return LesionListing(path, root, kind, tuple(found), tuple(ignored))
+    return LesionListing(path, root, kind, tuple(found), tuple(ignored), selection)
 
 
 def read_sidecar(path: Path) -> dict[str, object]:
@@ -267,17 +270,40 @@ def _applies(sidecar: str, name: BidsName) -> bool:
 
 def _read_sides(root: Path) -> dict[str, str]:
     """Return the ``lesion_side`` of each participant, by label without ``sub-``."""
-    table = root / "participants.tsv"
-    if not table.is_file():
+    table = find_participants(root)
+    if table is None:
         return {}
     with table.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+        header, *lines = split_rows(stream.read()) or [[]]
+    header = [name.strip() for name in header]
     sides = {}
-    for row in rows:
+    for line in lines:
+        row = dict(zip(header, line, strict=False))
         side = (row.get("lesion_side") or "n/a").strip()
         if side.lower() not in ("n/a", "na", "nan", "") and row.get("participant_id"):
             sides[row["participant_id"].strip().removeprefix("sub-")] = side
     return sides
+
+
+def find_participants(root: Path) -> Path | None:
+    """Return ``participants.tsv``; for a dataset ``derivatives/X`` else that around it."""
+    roots = [root, *(root.parents[1:2] if root.parent.name == "derivatives" else [])]
+    return next(filter(Path.is_file, (each / "participants.tsv" for each in roots)), None)
+
+
+def split_rows(text: str) -> list[list[str]]:
+    """Return the cells of each line of a table; empty for a blank one.
+
+    A line is a row: a quotation mark that nothing closes is one that somebody wrote, and must not
+    take the lines that follow into its cell.
+    """
+    rows = []
+    for line in re.split(r"\r\n|\r|\n", text):
+        try:
+            rows += list(csv.reader([line], delimiter="\t", strict=True)) or [[]]
+        except csv.Error:
+            rows.append(line.split("\t"))
+    return rows
 
 
 def _explain_none(path: Path, kind: str, ignored: Sequence[IgnoredFile]) -> str:

@@ -161,7 +161,12 @@ def open_output(
     """
     root = Path(output_dir).absolute()
     check_output(root, parameters, sources=sources)
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DatasetError(
+            f"OUTPUT_DIR {root} cannot be made ({error.strerror}): give another."
+        ) from error
     described = _describe(parameters, sources, links or {})
     description = root / "dataset_description.json"
     if not description.exists():

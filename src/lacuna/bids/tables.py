@@ -1,12 +1,11 @@
 """Reading tables as they are written: every cell stays the text that it is."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from lacuna.bids.dataset import read_sidecar
+from lacuna.bids.dataset import find_participants, read_sidecar, split_rows
 from lacuna.bids.derivatives import format_value
 from lacuna.errors import DatasetError
 
@@ -80,15 +79,13 @@ def read_participants(root: Path) -> Participants:
     DatasetError
         If it has no column ``participant_id``, columns or participants twice, or ragged rows.
     """
-    roots = [root, *(root.parents[1:2] if root.parent.name == "derivatives" else [])]
-    paths = [each / "participants.tsv" for each in roots]
-    path = next(filter(Path.is_file, paths), None)
+    path = find_participants(root)
     if path is None:
         return Participants()
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            header, *lines = list(csv.reader(stream, delimiter="\t")) or [[]]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+            header, *lines = split_rows(stream.read()) or [[]]
+    except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path} cannot be read ({error}); save it as UTF-8.") from error
     header = [name.strip() for name in header]
     if header.count("participant_id") != 1 or len(set(header)) < len(header):

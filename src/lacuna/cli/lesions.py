@@ -56,6 +56,7 @@ def add_selection(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--participant-label",
         "--participant_label",
+        action="extend",
         nargs="+",
         metavar="LABEL",
         help="only these participants, with or without sub-",
@@ -63,6 +64,7 @@ def add_selection(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--session-label",
         "--session_label",
+        action="extend",
         nargs="+",
         metavar="LABEL",
         help="only these sessions, with or without ses-",

@@ -1,12 +1,16 @@
 """``lacuna status``: which lesions of a dataset are done, and which are not, and why."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lacuna.cli.lesions import add_selection, select_lesions
 from lacuna.cli.options import common_options, print_json
+
+if TYPE_CHECKING:
+    from lacuna.bids.dataset import LesionListing
+    from lacuna.workflow.resume import Standing
 
 DESCRIPTION = """\
 Compare what is in OUTPUT_DIR with the lesions of BIDS_DIR. Needs none of the options of the run:
@@ -53,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     everything = find_lesions(args.input)
     listing = select_lesions(args)
     standings = look_at(listing, args.output_dir, open_store(args.settings).fingerprint)
+    standings |= _without_page(listing, args.output_dir, standings)
     tasks = number_tasks(everything)
     left = [path for path, standing in standings.items() if standing.state != "done"]
     array = compress({tasks[path] for path in left if path in tasks})
@@ -80,6 +85,30 @@ def run(args: argparse.Namespace) -> int:
     if array:
         print(f"--array={array}")
     return 1 if left else 0
+
+
+def _without_page(
+    listing: "LesionListing", output_dir: Path, standings: "Mapping[Path, Standing]"
+) -> "dict[Path, Standing]":
+    """Return the lesions whose results stand, but not in their participant's page.
+
+    It comes after the record, so that a run may have been killed in between.
+    """
+    from dataclasses import replace
+
+    from lacuna.bids.derivatives import LesionOutputs
+    from lacuna.report.participant import lead_of_page, page_path
+
+    found = {}
+    for lesion in listing.found:
+        standing = standings[lesion.path]
+        entry = standing.entry
+        outputs = LesionOutputs(lesion, output_dir.absolute(), entry.space, entry.resolution)
+        has_page = not entry.parameters.get("Report") or lead_of_page(outputs) >= 0
+        if standing.state == "done" and not has_page:
+            why = f"{page_path(outputs).name} is gone, or older than what it shows"
+            found[lesion.path] = replace(standing, state="stale", why=why)
+    return found
 
 
 def compress(numbers: Iterable[int]) -> str:

@@ -42,18 +42,28 @@ def clear_unfinished(outputs: Iterable[LesionOutputs]) -> None:
             part.unlink(missing_ok=True)
 
 
+def lead_of_page(outputs: LesionOutputs) -> int:
+    """Return by how many ns the page of a lesion's participant is newer than its sections.
+
+    Less than 0 if it is older, or gone; 0 tells nothing: file systems' clocks tick in milliseconds,
+    or seconds.
+    """
+    try:
+        # Whatever comes into the folder or leaves it changes the folder's time.
+        sections = section_path(outputs).parent.stat().st_mtime_ns
+        return page_path(outputs).stat().st_mtime_ns - sections
+    except FileNotFoundError:
+        return -1
+
+
 def update_page(outputs: LesionOutputs) -> None:
     """Let the page of a participant hold the sections that lie there; without any, there is none.
 
     One that cannot be written is a warning: results stand without it, and the next run tries again.
     """
     folder, page = section_path(outputs).parent, page_path(outputs)
-    try:
-        # Whatever comes into the folder or leaves it changes the folder's time.
-        if page.stat().st_mtime_ns >= folder.stat().st_mtime_ns:
-            return
-    except FileNotFoundError:
-        pass
+    if lead_of_page(outputs) > 0:
+        return
     try:
         for _ in range(MAX_TURNS):
             found = _list(folder)

@@ -176,7 +176,9 @@ def _take(
     known = {entry.stem for entry in wanted.values()}
     passed_over = {item.path.name for item in listing.ignored}
     for stem, entry in ledger.items():
-        if entry.is_done and stem not in known and Path(entry.lesion).name not in passed_over:
+        mask, name = Path(entry.lesion), parse_name(f"{stem}_mask.nii.gz")
+        is_asked = name is None or not listing.selection.refusal(mask, name.entities)
+        if entry.is_done and stem not in known and mask.name not in passed_over and is_asked:
             said = "its lesion is not in the input; remove these results, or give the right input"
             left_out[stem] = said
     return tuple(each for each in done if _parts(each.record) == parts), parts, left_out

@@ -264,7 +264,7 @@ def _differences(before: LedgerEntry, now: LedgerEntry) -> list[str]:
         said.append("the lesion mask changed" if now.fingerprint else "the mask cannot be read")
     both = before.inputs.keys() & now.inputs.keys()
     said += [
-        f"{Path(path).name} changed"
+        f"{Path(path).name} changed, so that results need another OUTPUT_DIR"
         for path in sorted(both)
         if before.inputs[path] != now.inputs[path]
     ]
