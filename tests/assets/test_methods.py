@@ -9,7 +9,10 @@ SNM = {
     "Rule": "segment",
     "RuleDescription": "A streamline is cut so.",
     "MinTDI": 10,
-    "ReportGrid": {"Shape": [4, 5, 6], "Affine": [[-2, 0, 0, 9], [0, 2, 0, 9], [0, 0, 3, 9]]},
+    "ReportGrid": {
+        "Shape": [4, 6, 5],  # stored as x, z, y
+        "Affine": [[-2, 0, 0, 9], [0, 0, 2, 9], [0, 3, 0, 9], [0, 0, 0, 1]],
+    },
     "Tractogram": {"Name": "t.tck", "Path": "/x/t.tck", "Streamlines": 1234, "Space": "S"},
 }
 LESION = {

@@ -336,7 +336,10 @@ def test_group__the_page_shows_every_lesion_and_links_pages_that_exist():
     Path("out/sub-01.html").unlink(missing_ok=True)
     group()
     page = Page("out/group.html")
-    links = {attrs["href"] for attrs in page.all("a") if not attrs["href"].startswith("#")}
+    found = {attrs["href"] for attrs in page.all("a") if not attrs["href"].startswith("#")}
+    cited = {link for link in found if link.startswith("https://doi.org/")}
+    assert cited
+    links = found - cited
     assert "sub-02.html" in links
     assert "sub-01.html" not in links
     assert all((Path("out") / link).is_file() for link in links)
@@ -363,3 +366,13 @@ def test_group__each_desc_of_its_files_is_described():
     names = {name.partition("_desc-")[2].partition("_")[0] for name in files()}
     assert {"lesionoverlap", "frequencythr50", "pairs", "meanchaco"} <= names
     assert {f"desc-{name}" for name in names if name} <= told.keys()
+
+
+def test_group__cites_what_the_results_come_from():
+    participant()
+    group()
+    page = Page("out/group.html")
+    cited = [attrs["href"] for attrs in page.all("a") if "doi.org" in attrs["href"]]
+    assert len(cited) == len(set(cited)) > 0
+    methods = Path("out/logs/CITATION.md").read_text()
+    assert all(link in methods for link in cited)

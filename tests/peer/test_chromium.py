@@ -54,21 +54,45 @@ def browser(tmp_path, require_tool):
     driver.quit()
 
 
-def test_page__viewer_draws_what_it_was_given_and_nothing_complains(page, browser):
+def show_viewer(browser, page):
     browser.get(page.as_uri())
     browser.execute_script("document.querySelector('.viewer').scrollIntoView()")
     state = "return document.querySelector('.viewer').dataset.state"
     WebDriverWait(browser, 120).until(lambda b: b.execute_script(state))
     assert browser.execute_script(state) == "ready"
+
+
+def test_page__viewer_draws_what_it_was_given_and_nothing_complains(page, browser):
+    show_viewer(browser, page)
     names = browser.execute_script(f"{VIEWER} return v.volumes.map((x) => x.name)")
     assert names == ["background.nii.gz", "map.nii.gz", "lesion.nii.gz"]
     n_points = browser.execute_script(f"{VIEWER} return v.meshes.map((m) => m.pts.length / 3)")
     assert n_points == [8 * 20]  # streamlines cut, of so many points each
     colours = count_colours(browser)
     assert len(colours) > 20
-    # The streamlines' own orange, somewhere among them.
-    assert any(r > 150 and 40 < g < 130 and b < 60 for r, g, b in colours)
+    # The streamlines' own green, somewhere among them.
+    assert any(g > 110 and r < 60 and 60 < b < 140 for r, g, b in colours)
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("first", [0, -19])
+def test_page__the_brain_is_seen_from_the_lesions_side(tmp_path, browser, first):
+    grid = Grid.cubic(1, (20, 20, 4), (first, 0, 0))
+    mask = np.zeros(grid.shape, np.uint8)
+    mask[5:15, :8] = 1
+    write_nifti(tmp_path / "one.nii.gz", mask, grid)
+    write_nifti(tmp_path / "toy.nii.gz", np.ones(grid.shape, np.int16), grid)
+    spaces = ["--space", "Study", "--atlas-space", "Study"]
+    assert main(["run", "damage", "one.nii.gz", "out", "--atlas", "toy.nii.gz", *spaces]) == 0
+    show_viewer(browser, tmp_path / "out" / "sub-one.html")
+    near_left, near_right = browser.execute_script(
+        VIEWER
+        + """const { renderAzimuth, renderElevation } = v.scene;
+        const [m] = v.calculateMvpMatrix(null, [0, 0, 500, 500], renderAzimuth, renderElevation);
+        const depth = (x) => (m[2] * x + m[14]) / (m[3] * x + m[15]);
+        return [-depth(-9), -depth(9)];"""
+    )
+    assert (near_right > near_left) == (first == 0)
 
 
 def test_page__fits_a_laptop_and_prints(page, browser):

@@ -6,7 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lacuna.assets.catalog import load_catalog
+from lacuna.geometry.grid import Grid
 
 TEXTS = Path(__file__).with_name("methods.toml")
 """Sentences, with what they need to apply; and references."""
@@ -88,7 +91,9 @@ def _collect(
     facts: dict[str, Any] = dict.fromkeys(
         ("Rule", "RuleDescription", "MinTDI", "MinEdge", "Weights", "Transform", "Tracts")
     )
-    tractogram, grid = said.get("Tractogram") or {}, said.get("ReportGrid") or {}
+    tractogram, stored = said.get("Tractogram") or {}, said.get("ReportGrid")
+    # Along x, y and z, however the image of the grid was stored.
+    grid = stored and Grid(tuple(stored["Shape"]), np.array(stored["Affine"])).canonical
     atlases, n = said.get("Atlases") or (), tractogram.get("Streamlines")
     facts |= {key: said[key] for key in facts if said.get(key)}
     facts |= {
@@ -96,8 +101,8 @@ def _collect(
         "Tractogram": tractogram.get("Name"),
         "Streamlines": f"{_number(n)} streamlines, " if n else "",
         "Space": tractogram.get("Space"),
-        "Voxels": " × ".join(f"{size:.3g}" for size in _voxel_sizes(grid)),
-        "Shape": " × ".join(map(str, grid.get("Shape", ()))),
+        "Voxels": " × ".join(f"{size:.3g}" for size in grid.voxel_sizes_mm) if grid else "",
+        "Shape": " × ".join(map(str, grid.shape)) if grid else "",
         "Moved": lesion.get("Transform"),
         "Lesion": lesion,
     }
@@ -115,11 +120,6 @@ def _collect(
             "cut_pct": _number(100 * float(summary.get("cut_fraction", 0))),
         }
     return facts
-
-
-def _voxel_sizes(grid: Mapping[str, Any]) -> list[float]:
-    affine = grid.get("Affine", ())
-    return [sum(row[j] ** 2 for row in affine[:3]) ** 0.5 for j in range(3 if affine else 0)]
 
 
 def _number(value: object) -> str:

@@ -226,7 +226,9 @@ def _draw(
     top = figure.add_gridspec(1, 3, left=0.01, right=0.9, top=0.93, bottom=0.52, wspace=0.02)
     for column, axis in enumerate((2, 1, 0)):
         planes.draw(figure.add_subplot(top[column]), axis, float(centre_mm[axis]))
-    bar = figure.colorbar(scale, cax=figure.add_axes((0.915, 0.56, 0.015, 0.33)))
+    # A tip says that the brightest stands for more, too.
+    extend = "max" if float(values.array.max(initial=0)) > limit else "neither"
+    bar = figure.colorbar(scale, cax=figure.add_axes((0.915, 0.56, 0.015, 0.33)), extend=extend)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     _draw_mosaic(figure, planes, values)

@@ -20,7 +20,9 @@
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = head.textContent;
+    const text = document.createElement("span");
+    text.textContent = head.textContent;
+    button.append(text);
     head.replaceChildren(button);
     button.addEventListener("click", () => {
       const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
@@ -36,7 +38,8 @@
     const column = found ? names.indexOf(found[1]) : -1;
     if (column < 0) return cells.some((cell) => cell.toLowerCase().includes(term));
     const [cell, wanted] = [cells[column].toLowerCase(), found[3]];
-    const [a, b] = [Number(cell), Number(wanted)];
+    // An age may be told as 89+.
+    const [a, b] = [Number(cell.replace(/^(\d+)\+$/, "$1")), Number(wanted)];
     switch (found[2]) {
       case "=": return cell === wanted || a === b;
       case "<": return a < b;
@@ -48,7 +51,8 @@
 
   const filter = document.getElementById("filter");
   filter.addEventListener("input", () => {
-    const terms = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const typed = filter.value.toLowerCase().replace(/\s*(<=|>=|<|>|=)\s*/g, "$1");
+    const terms = typed.split(/\s+/).filter(Boolean);
     for (const row of rows) row.hidden = !terms.every((term) => holds(row, term));
     const n = rows.filter((row) => !row.hidden).length;
     document.getElementById("n-shown").textContent = `${n} of ${rows.length} lesions`;

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lacuna.assets.methods import describe_methods
 from lacuna.bids.tables import TextTable
 from lacuna.geometry.grid import Grid
 from lacuna.report.figures import Background, Volume, draw_map
@@ -21,6 +22,7 @@ from lacuna.report.page import (
     figure,
     format_number,
     image,
+    methods,
     warning,
 )
 
@@ -45,6 +47,7 @@ def build_group_page(
     grid: Grid,
     density: np.ndarray[Any, np.dtype[Any]] | None,
     files: Sequence[str],
+    record: Mapping[str, Any],
     space: str,
     parameters: Mapping[str, Any],
     thresholds: Sequence[float],
@@ -65,6 +68,8 @@ def build_group_page(
         Streamlines on this grid, as background; black without.
     files
         What was written beside the page.
+    record
+        Of the run that made the results of one lesion, for the methods.
     space, parameters, thresholds
         As in `lacuna.workflow.cohort.GroupPlan`.
     """
@@ -88,13 +93,15 @@ def build_group_page(
         if desc.partition("thr")[0] in MAPS
     ]
     listed = "".join(f'<li><a href="{escape(name)}">{escape(name)}</a></li>' for name in files)
-    text = _methods(n, len(left_out), space, parameters, thresholds)
+    told = describe_methods(record)
+    own = _methods(n, len(left_out), space, parameters, thresholds)
+    text = methods(told._replace(paragraphs=(*told.paragraphs, own)))
     sections = {
         "Overview": facts(counted) + _left_out(left_out),
         "Lesions": _table(summary, constant, links) + facts(same),
         "Maps": "".join(pictures),
         "Files": f"<ul>{listed}</ul>",
-        "Methods": copyable(f"<p>{escape(text)}</p>", "methods-text", "Copy the text"),
+        "Methods": copyable(text, "methods-text", "Copy methods and references"),
     }
     return build_page(
         "Group report",
@@ -186,8 +193,7 @@ def _methods(
         return text
     shares = ", ".join(f"{threshold:g}" for threshold in thresholds)
     return (
-        f"{text} A lesion's disconnection of a voxel is the share of a normative tractogram's "
-        f"streamlines through it that the lesion cuts (mapping rule {parameters['Rule']}). Mean "
-        f"and frequency over lesions (the share of lesions with a disconnection of at least "
-        f"{shares}) are given for voxels with at least {parameters['MinTDI']} streamlines."
+        f"{text} Mean disconnection, and its frequency (the share of lesions with a disconnection "
+        f"of at least {shares}), are given for voxels with at least {parameters['MinTDI']} "
+        "streamlines."
     )

@@ -14,6 +14,10 @@ from functools import cache
 from html import escape
 from importlib.metadata import version
 from importlib.resources import files
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lacuna.assets.methods import Methods
 
 POLICY = (
     "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
@@ -194,6 +198,16 @@ def copyable(html: str, anchor: str, label: str) -> str:
     return (
         f'<div class="controls">{button}</div><div id="{escape(anchor)}" class="prose">{html}</div>'
     )
+
+
+def methods(told: Methods) -> str:
+    """Return a methods section and what it cites, as HTML."""
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in told.paragraphs)
+    items = []
+    for text, doi in told.references:
+        link = f' <a href="https://doi.org/{escape(doi)}">doi:{escape(doi)}</a>' if doi else ""
+        items.append(f"<li>{escape(text)}{link}</li>")
+    return f"{paragraphs}<h4>References</h4><ol>{''.join(items)}</ol>"
 
 
 def format_number(value: object, digits: int = 3) -> str:

@@ -28,6 +28,7 @@ from lacuna.report.page import (
     facts,
     figure,
     format_number,
+    methods,
     table,
     warning,
 )
@@ -60,6 +61,22 @@ RANKINGS = {
     "tractoverlap": {**_OF_VOLUME, "max_probability": "highest probability"},
 }
 """Columns of each table that a page shows: a share, its part and its whole first."""
+
+WEIGHTED = {
+    "tracts": {
+        "weighted_disconnection": "share of weight cut",
+        "weight_cut": "weight cut",
+        "weight_total": "weight",
+        "n_cut": "streamlines cut",
+        "n_streamlines": "streamlines",
+    },
+    "parcels": {
+        "disconnection": "share of connections lost",
+        "cut": "weight cut",
+        "total": "weight to other parcels",
+    },
+}
+"""The same where streamlines count by their weights: those columns hold sums of weights then."""
 
 VIEWS = (
     '<label>View <select name="view"><option value="3">planes and 3-D</option>'
@@ -142,6 +159,18 @@ class LesionReport:
         """Cells of the summary table, by column."""
         return self.rows("summary")[0]
 
+    @property
+    def is_weighted(self) -> bool:
+        """Whether streamlines count by weights."""
+        return self.summary.get("weights", "n/a") != "n/a"
+
+    @property
+    def unit(self) -> str:
+        """Of what is summed over streamlines, with a space before it."""
+        if not self.is_weighted:
+            return ""
+        return " mm" if self.summary["weights"] == "length" else " in weight"
+
     def rows(self, desc: str, seg: str = "") -> list[Row]:
         """Return the rows of a table that was written, by column."""
         found = read_table(self.outputs.path(desc, "stats", ".tsv", seg=seg))
@@ -178,7 +207,11 @@ def build_section(report: LesionReport) -> Section:
         "</section>\n"
         for key, title, html in parts
     )
-    warnings = "".join(warning(text) for text in report.said["Warnings"])
+    texts = list(report.said["Warnings"])
+    for atlas in report.said["Lacuna"].get("Atlases") or ():
+        texts += atlas.get("Warnings", ())
+    told = dict.fromkeys(texts)
+    warnings = "".join(map(warning, told))
     html = (
         f'<section class="lesion" id="{escape(report.anchor)}"><h2>{escape(name)}</h2>\n'
         f"{warnings}{_facts(report)}\n{body}</section>"
@@ -224,14 +257,19 @@ def _facts(report: LesionReport) -> str:
         cut = format_number(row["n_cut"]), format_number(row["n_streamlines"])
         pct = format_number(row["disconnected_pct"])
         of_all = f"{format_number(100 * float(row['cut_fraction']))} % of {cut[1]}"
-        voxels = format_number(row["n_covered_voxels"])
+        voxels, any_ = (format_number(row[f"n_{key}_voxels"]) for key in ("covered", "visited"))
+        some = f" ({any_} have any)"
         inside, visited = (100 * (1 - x) for x in _shares_within(report.lesion, report.cut))
         items += [
             ("Streamlines cut", cut[0], of_all),
-            ("Mean disconnection", f"{pct} %", f"of {voxels} voxels with enough streamlines"),
+            ("Mean disconnection", f"{pct} %", f"of {voxels} voxels with enough streamlines{some}"),
             ("Lesion without streamlines", f"{visited:.1f} %", "of its voxels are passed by none"),
             ("Outside the tractogram's box", f"{inside:.1f} %", "of the lesion's voxels"),
         ]
+        if not report.background.is_density:
+            outside = 100 * _share_outside(report.lesion, report.background.image)
+            told = "of the lesion's voxels lie where it is 0: outside the brain, if without skull"
+            items.append(("Outside the template", f"{outside:.1f} %", told))
     else:
         items.append(("Regions touched", row["n_regions_damaged"], "over all atlases"))
         for atlas in report.parcellations:
@@ -253,6 +291,12 @@ def _shares_within(lesion: Volume, cut: CutResults) -> tuple[float, float]:
     low, high = cut.box_mm
     inside = ((centres >= low) & (centres <= high)).all(axis=1)
     return float(inside.mean()), float((sample(cut.visited, centres) > 0).mean())
+
+
+def _share_outside(lesion: Volume, template: Volume) -> float:
+    """Return which share of the lesion's voxels has its centre where a template is 0."""
+    centres = lesion.grid.to_world(np.argwhere(lesion.array))
+    return float((sample(template, centres) <= 0).mean())
 
 
 def _lesion(report: LesionReport) -> str:
@@ -304,7 +348,7 @@ def _disconnection(report: LesionReport, cut: CutResults) -> str:
 def _viewer(report: LesionReport) -> str:
     anchor, cut = f"{report.anchor}-view", report.cut
     parts = [report.packed, embed("lesion", encode_lesion(report.lesion))]
-    shown = "lesion (blue)"
+    shown, colours = "lesion (blue)", ""
     controls = [
         VIEWS,
         _slider("background", "Background", 1),
@@ -319,8 +363,9 @@ def _viewer(report: LesionReport) -> str:
             parts.append(embed("streamlines", encode_streamlines(cut.points, cut.offsets)))
             shown += (
                 f" and {format_number(n)} of the {format_number(report.summary['n_cut'])} "
-                "streamlines cut, chosen evenly and with fewer points"
+                "streamlines cut (green), chosen evenly and with fewer points"
             )
+            colours = "By direction: red left–right, green front–back, blue up–down. "
             controls.append(
                 '<label><input type="checkbox" name="streamlines" checked> streamlines</label>'
                 '<label>coloured <select name="colours"><option value="Fixed">alike</option>'
@@ -330,17 +375,16 @@ def _viewer(report: LesionReport) -> str:
     centre = " ".join(f"{x:.1f}" for x in lesion_centre(report.lesion))
     alt = f"Interactive view of the {shown}."
     box = (
-        f'<div class="viewer" id="{escape(anchor)}" data-centre="{centre}" '
-        f'data-side="{escape(report.summary["side"])}">'
+        f'<div class="viewer" id="{escape(anchor)}" data-centre="{centre}">'
         f'<canvas tabindex="0" role="img" aria-label="{escape(alt)}"></canvas>'
         "<p>The interactive view needs JavaScript and WebGL 2.</p>"
         f"{''.join(parts)}</div>"
         f'<div class="controls" data-for="{escape(anchor)}" hidden>{"".join(controls)}</div>'
     )
     said = (
-        f"Interactive view: {shown}. Click and drag; scroll to move through slices. By direction: "
-        "red left–right, green front–back, blue up–down. Drawn by NiiVue on the background's "
-        "grid; numbers come from the lesion's own."
+        f"Interactive view: {shown}. Click and drag; scroll to move through slices. {colours}"
+        "The brain is first seen from the lesion's side. Drawn by NiiVue on the background's grid; "
+        "numbers come from the lesion's own."
     )
     return figure(box, said)
 
@@ -361,6 +405,10 @@ def _top(rows: Sequence[Row], column: str, then: str) -> list[Row]:
 def _ranking(report: LesionReport, desc: str, seg: str = "") -> str:
     """Return bars and a table of the rows that lost most."""
     rows, shown = report.rows(desc, seg), RANKINGS[desc]
+    if report.is_weighted and desc in WEIGHTED:
+        by = next(iter(WEIGHTED[desc]))
+        # Tracts that are files of their own have no weights: counts remain then.
+        shown = WEIGHTED[desc] if any(row[by] != "n/a" for row in rows) else shown
     path = report.outputs.path(desc, "stats", ".tsv", seg=seg)
     by, part, whole, *_ = shown
     top, what = _top(rows, by, part), shown[by]
@@ -368,6 +416,8 @@ def _ranking(report: LesionReport, desc: str, seg: str = "") -> str:
         return f'<p class="note">None of {len(rows)} has lost anything. {report.link(path)}</p>'
     shares = [float(row[by]) for row in top]
     unit = " mm³" if whole.endswith("_mm3") else ""
+    if shown is WEIGHTED.get(desc):
+        unit = report.unit
     labels = [
         f"{format_number(100 * share)} % "
         f"({format_number(row[part])} of {format_number(row[whole])}{unit})"
@@ -421,12 +471,12 @@ def _pairs(report: LesionReport, atlas: Parcellation) -> str:
     hit = np.flatnonzero(np.nan_to_num(share) > 0)
     # By streamlines cut: a pair that one streamline joins is lost wholly or not at all.
     top = hit[np.argsort(-cut[hit], kind="stable")][:N_PAIRS]
-    listed, drawn = [], []
+    listed, drawn, unit = [], [], report.unit
     for k in top:
         i, j = int(rows[k]), int(columns[k])
         cells = format_number(cut[k]), format_number(count[i, j]), format_number(share[k], 4)
         listed.append((f"{names[i]} – {names[j]}", *cells))
-        text = f"{names[i]} – {names[j]}: {cells[0]} of {cells[1]} cut"
+        text = f"{names[i]} – {names[j]}: {cells[0]} of {cells[1]}{unit} cut"
         drawn.append((i, j, float(share[k]), text))
     n_known = int(np.isfinite(share).sum())
     alt = (
@@ -443,22 +493,21 @@ def _pairs(report: LesionReport, atlas: Parcellation) -> str:
         return html
     first, n = listed[0], len(drawn)
     most = (
-        f"the {n} pairs of parcels that lost most streamlines"
+        f"the {n} pairs of parcels that lost most {'weight' if unit else 'streamlines'}"
         if n > 1
         else "the one pair that lost streamlines"
     )
     told = (
         f"Glass brain with lines between {most}; the first is {first[0]}, {first[1]} of "
-        f"{first[2]} cut."
+        f"{first[2]}{unit} cut."
     )
     brain = glass_brain(report.background.image, parcel_centres(atlas), drawn, told)
     said = (
         f"Lines between the centres of mass of {most}; thicker where a larger share is lost. Seen "
         "from above, from the back and from the right; left is left."
     )
-    pairs = table(
-        ["pair", "streamlines cut", "of", "share"], listed, caption=f"{most.capitalize()}."
-    )
+    summed = "weight cut" if unit else "streamlines cut"
+    pairs = table(["pair", summed, "of", "share"], listed, caption=f"{most.capitalize()}.")
     return f"{html}{figure(brain, said)}{_folded(pairs)}"
 
 
@@ -478,13 +527,7 @@ def parcel_centres(atlas: Parcellation) -> FloatArray:
 
 def _methods(report: LesionReport) -> str:
     said = report.said
-    told = describe_methods(said["Lacuna"], said["Lesion"], report.summary)
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in told.paragraphs)
-    items = []
-    for text, doi in told.references:
-        link = f' <a href="https://doi.org/{escape(doi)}">doi:{escape(doi)}</a>' if doi else ""
-        items.append(f"<li>{escape(text)}{link}</li>")
-    return f"{paragraphs}<h4>References</h4><ol>{''.join(items)}</ol>"
+    return methods(describe_methods(said["Lacuna"], said["Lesion"], report.summary))
 
 
 def _provenance(report: LesionReport) -> str:

@@ -63,6 +63,8 @@ class OpenedAtlas:
         Its space, and where that was stated.
     warp, moved
         What it was brought there with, if it was, and what a record says of that.
+    warnings
+        What is odd about it.
     """
 
     path: Path
@@ -70,6 +72,7 @@ class OpenedAtlas:
     space: StatedSpace
     warp: Warp | None = None
     moved: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return what a record says of it, as JSON values."""
@@ -81,6 +84,7 @@ class OpenedAtlas:
             "Space": self.space.name,
             "SpaceStatedBy": self.space.source,
             "Transform": self.moved,
+            "Warnings": self.warnings,
         }
 
 
@@ -116,9 +120,10 @@ def open_atlas(
     stated = require_space(stated, path.name, "--atlas-space", "the atlas")
     content = load_tract_atlas(path, table) if has_tracts else load_atlas(path, table)
     notes = content.notes if isinstance(content, Parcellation) else ()
-    for note in (*notes, *suspect_grid(path.name, content.grid, stated, strict=strict)):
-        logger.warning("%s", note)
-    return OpenedAtlas(path, content, stated)
+    warnings = (*notes, *suspect_grid(path.name, content.grid, stated, strict=strict))
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return OpenedAtlas(path, content, stated, warnings=warnings)
 
 
 def choose_space(
@@ -181,13 +186,17 @@ def bring_atlas(
         content, moved = move_parcels(store, atlas.content, warp, threads=threads)
     else:
         content, moved = move_tracts(store, atlas.content, warp, threads=threads)
+    warnings = atlas.warnings
     if outside := moved["VoxelsOutside"]:
-        logger.warning(
-            "%s: %d of %d voxels lie outside the field of %s, which tells nothing of them.",
-            *(atlas.path.name, outside, moved["VoxelsMoved"], warp.path.name),
+        warning = (
+            f"{atlas.path.name}: {outside} of {moved['VoxelsMoved']} voxels lie outside the field "
+            f"of {warp.path.name}, which tells nothing of them."
         )
+        warnings += (warning,)
+        logger.warning("%s", warning)
     source = f"as {warp.path.name} brings the atlas there from {warp.points_to}"
-    return OpenedAtlas(atlas.path, content, StatedSpace(space.name, source), warp, moved)
+    stated = StatedSpace(space.name, source)
+    return OpenedAtlas(atlas.path, content, stated, warp, moved, warnings)
 
 
 def check_atlases(atlases: Sequence[OpenedAtlas], space: StatedSpace, name: str) -> None:

@@ -68,6 +68,8 @@ class GroupResult(NamedTuple):
         Streamlines of the tractogram, for figures; none without one.
     files
         Names of all tables, matrices and maps.
+    record
+        What is recorded of the run that made the results of one lesion: the others are like it.
     """
 
     summary: TextTable
@@ -75,6 +77,7 @@ class GroupResult(NamedTuple):
     maps: Sequence[GroupMap]
     density: NDArray[Any] | None
     files: Sequence[str]
+    record: Mapping[str, Any]
 
 
 def write_group(plan: GroupPlan, command: Sequence[str], build_page: Callable[..., str]) -> None:
@@ -225,7 +228,8 @@ class _Group:
             density = load_image(first.path("tdi", "map", ".nii.gz")).array
         files = sorted(path.name for path in self._folder.iterdir() if path.suffix != ".json")
         summary = read_table(self._folder / SUMMARY.name)
-        return GroupResult(summary, grid, drawn, density, files)
+        record: Any = read_sidecar(self._lesions[0].lesion_path(".json"))["Lacuna"]
+        return GroupResult(summary, grid, drawn, density, files, record)
 
     def _overlap(self) -> tuple[Grid, FloatArray]:
         """Return the lesions in each voxel of a grid."""
@@ -265,6 +269,7 @@ class _Group:
         self, desc: str, array: NDArray[Any], grid: Grid, sources: Sequence[Path], **more: Any
     ) -> GroupMap:
         space, sizes = self._plan.space, resolution_label(grid)
+        shape = " × ".join(map(str, grid.canonical.shape))
         own = {**self._words["group"][desc.partition("thr")[0]]}
         own["Description"] = own["Description"].format(threshold=more.get("Threshold"))
         array = array if array.dtype == bool else array.astype(np.float32)
@@ -273,7 +278,7 @@ class _Group:
         sidecar = {
             **own,
             **more,
-            "Resolution": f"{sizes.replace('p', '.')} mm, {' × '.join(map(str, grid.shape))}",
+            "Resolution": f"{sizes.replace('p', '.')} mm, {shape}",
             "SpatialReference": space_reference(space),
             "Sources": list(map(self._uri, sources)),
             "Lacuna": self._said,

@@ -481,7 +481,7 @@ def estimate_bytes(parts: Parts, voxel_size_mm: float) -> int:
 def describe_grid(grid: Grid) -> str:
     """Return a grid's shape and voxel size in words."""
     sizes = sorted({f"{size:g}" for size in np.round(grid.voxel_sizes_mm, 3)})
-    return f"{' × '.join(map(str, grid.shape))} voxels of {' × '.join(sizes)} mm"
+    return f"{' × '.join(map(str, grid.canonical.shape))} voxels of {' × '.join(sizes)} mm"
 
 
 def _make_map(products: _Products, grid: Grid, rule: str, ratio: int, directory: Path) -> None:

@@ -236,7 +236,8 @@ def sidecars(
         By ``desc``, matrices by ``<desc>_relmat``; ``lesion`` is the lesion as it was used.
     """
     sizes = resolution_label(record.grid).replace("p", ".").replace("x", " × ")
-    on_grid = {"Resolution": f"{sizes} mm voxels, {' × '.join(map(str, record.grid.shape))}"}
+    shape = " × ".join(map(str, record.grid.canonical.shape))
+    on_grid = {"Resolution": f"{sizes} mm voxels, {shape}"}
     shared = {
         "Sources": [source_uri(source) for source in (path, *record.sources)],
         "SpatialReference": record.reference,

@@ -3,6 +3,7 @@
 // when the first of them comes into sight, and each is filled then: fifty lesions cost nothing yet.
 (() => {
   const viewers = {};
+  const GREEN = new Uint8Array([0, 158, 115, 255]); // no colour of the map, nor of the lesion
   window.lacunaViewers = viewers;
   let library;
 
@@ -25,9 +26,12 @@
       fontColor: [1, 1, 1, 1], dragAndDropEnabled: false,
       multiplanarShowRender: 1, multiplanarLayout: 2, heroImageFraction: 0.5, heroSliceType: 4,
       meshXRay: 0.4, meshThicknessOn2D: 1, tileMargin: 6,
+      // Which side is seen is told by a cube; what a cut takes away leaves no plate behind.
+      isOrientCube: true, clipPlaneColor: [0, 0, 0, 0],
     });
     // What is drawn must stay for the printer; NiiVue gets the context that there is already.
     canvas.getContext("webgl2", { alpha: true, antialias: true, preserveDrawingBuffer: true });
+    keepOpaque(nv);
     await nv.attachToCanvas(canvas);
     const part = (kind) => box.querySelector(`script[data-kind="${kind}"]`);
     const styles = {
@@ -53,18 +57,43 @@
     }
     if (part("streamlines")) {
       const buffer = await unpack(bytesOf(part("streamlines")));
-      const mesh = await NVMesh.readMesh(buffer, "cut.tck", nv.gl, 1, new Uint8Array([213, 94, 0, 255]), true);
+      const mesh = await NVMesh.readMesh(buffer, "cut.tck", nv.gl, 1, GREEN, true);
       nv.addMesh(mesh);
       nv.setMeshProperty(mesh.id, "fiberColor", "Fixed");
-      nv.setMeshProperty(mesh.id, "rgba255", new Uint8Array([213, 94, 0, 255]));
+      nv.setMeshProperty(mesh.id, "rgba255", GREEN);
     }
     nv.setSliceType(3);
-    nv.setRenderAzimuthElevation(box.dataset.side === "left" ? 250 : 110, 15);
-    nv.scene.crosshairPos = nv.mm2frac(box.dataset.centre.split(" ").map(Number));
+    // From the lesion's side: NiiVue looks from the left at 110 degrees, from the right at 250.
+    const centre = box.dataset.centre.split(" ").map(Number);
+    nv.setRenderAzimuthElevation(centre[0] < 0 ? 110 : 250, 15);
+    nv.scene.crosshairPos = nv.mm2frac(centre);
     control(box, nv, kinds);
     nv.updateGLVolume();
     viewers[box.id] = nv;
     box.dataset.state = "ready";
+  }
+
+  // Where streamlines shine through, NiiVue leaves colours fuller than their alpha, which paper takes
+  // for other colours.
+  function keepOpaque(nv) {
+    const draw = nv.drawScene;
+    nv.drawScene = function (...given) {
+      const drawn = draw.apply(this, given);
+      const gl = this.gl;
+      gl.colorMask(false, false, false, true);
+      gl.clearColor(0, 0, 0, 1);
+      gl.clear(gl.COLOR_BUFFER_BIT);
+      gl.colorMask(true, true, true, true);
+      return drawn;
+    };
+  }
+
+  // Takes away what lies between the viewer and the sagittal plane through the lesion's centre.
+  function cutOpen(nv, box) {
+    const centre = box.dataset.centre.split(" ").map(Number);
+    const isLeft = centre[0] < 0;
+    const across = nv.mm2frac(centre)[0] - 0.5;
+    return [isLeft ? -across : across, isLeft ? 270 : 90, 0];
   }
 
   function control(box, nv, kinds) {
@@ -74,7 +103,7 @@
       if (name === "view") {
         nv.setSliceType(Number(value));
       } else if (name === "clip") {
-        nv.setClipPlane(checked ? [0, 270, 0] : [2, 0, 0]);
+        nv.setClipPlane(checked ? cutOpen(nv, box) : [2, 0, 0]);
       } else if (name === "colours") {
         nv.setMeshProperty(nv.meshes[0].id, "fiberColor", value);
       } else if (name === "streamlines") {
