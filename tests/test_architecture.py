@@ -19,7 +19,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 
 FUNCTION_LINES = 50
 MODULE_LINES = 400
-SOURCE_LINES = 17_500  # docs/design/0005-how-large-the-source-may-be.md
+SOURCE_LINES = 18_000  # docs/design/0005-how-large-the-source-may-be.md
 
 SILENT_TOKENS = {
     tokenize.COMMENT,

@@ -135,6 +135,7 @@ def test_mem__too_little_is_refused_before_anything_is_made(study, capsys):
     assert main(words("out", "--nprocs", "4", "--mem", "1 GB")) == 2
     assert "--nprocs 2 would fit" in capsys.readouterr().err
     assert main(["run", "damage", *words("out")[2:4], *words("out")[-2:], "--mem", "1M"]) == 2
+    assert main(words("out", "--mem", "1M", "--dry-run")) == 2
     assert not Path("out").exists()
 
 

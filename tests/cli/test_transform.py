@@ -167,3 +167,12 @@ def test_snm__names_that_speak_of_points_are_read_so(files):
     (files / "from-A_to-B_mode-points_xfm.h5").write_bytes((files / FORTH).read_bytes())
     assert snm("out", "--transform", "from-A_to-B_mode-points_xfm.h5") == 0
     assert disconnection(files / "out")[1]["Lacuna"]["Transform"]["Inverted"] is False
+
+
+def test_transform__one_that_is_damaged_is_found_by_a_dry_run(files, capsys):
+    content = (files / FORTH).read_bytes()
+    (files / FORTH).write_bytes(content[: len(content) // 2])
+    for more in ([], ["--move-lesions"]):
+        assert snm("out", "--transform", FORTH, "--dry-run", *more) == 1
+        assert "cannot be read as an ITK composite" in capsys.readouterr().err
+    assert not (files / "out").exists()

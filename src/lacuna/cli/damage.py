@@ -101,9 +101,9 @@ def run_damage(args: argparse.Namespace) -> int:
     details = {"Report": not args.no_report}
     plan = plan.resume(fingerprint, details, overwrite=args.overwrite)
     say(args, str(plan))
+    check_memory(args, crew)
     if args.dry_run:
         return 0
-    check_memory(args, crew)
     settle_atlases(record.atlases)
     report = None if args.no_report else Pages(record.atlases)
     tell = keep_pages(plan, print_rows(COLUMNS))

@@ -197,18 +197,19 @@ def map_lesions(
         None if only the plan was wanted, or all was done already.
     """
     from lacuna.cli.pages import keep_pages
+    from lacuna.workflow.allowance import count_streamlines
     from lacuna.workflow.batch import read_done
 
     crew = choose_crew(args, preload=PRELOADED)
     ready = _prepare(args, command)
     say(args, str(ready.plan))
-    if args.dry_run:
+    plan = ready.plan
+    if plan.is_done and not args.dry_run:
+        conclude(args, read_done(plan, keep_pages(plan, tell)), plan.output_dir)
+    if plan.is_done:
         return None
-    tell = keep_pages(ready.plan, tell)
-    if ready.plan.is_done:
-        conclude(args, read_done(ready.plan, tell), ready.plan.output_dir)
-        return None
-    return _execute(args, ready, crew, tell)
+    limit = check_memory(args, crew, count_streamlines(plan.record.tractogram))
+    return None if args.dry_run else _execute(args, ready, crew, limit, keep_pages(plan, tell))
 
 
 class _Prepared(NamedTuple):
@@ -254,6 +255,9 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     used = [warp] if warp else moves.warps(lesions) if moves else []
     atlases = bring_atlases(args, files, atlases, space, used)
     check_atlases(atlases, space, path.name)
+    if args.dry_run:  # what is damaged is told now, not by each task of an array
+        for each in used:
+            each.load()
     record = replace(
         _describe_run(args, command, store, path, space, warp),
         atlases=tuple(atlas.to_json() for atlas in atlases),
@@ -317,15 +321,15 @@ def _execute(
     args: argparse.Namespace,
     ready: _Prepared,
     crew: "Crew",
-    tell: "Callable[[Outcome], None] | None",
+    limit: int,
+    tell: "Callable[[Outcome], None]",
 ) -> Finished:
     from dataclasses import replace
 
     from lacuna.cli.pages import Pages
-    from lacuna.workflow.allowance import count_streamlines, needed_bytes, warn_of_slowness
+    from lacuna.workflow.allowance import needed_bytes, warn_of_slowness
     from lacuna.workflow.batch import work_through
 
-    limit = check_memory(args, crew, count_streamlines(ready.plan.record.tractogram))
     plan, opened, work, index_seconds = _open(args, ready, crew.threads)
     needed = needed_bytes(crew.processes, plan.record.threads, opened.n_streamlines)
     warn_of_slowness(opened.index, needed, limit)
