@@ -287,3 +287,40 @@ def test_report__section_of_the_same_tick_of_the_clock_comes_into_the_page():
         os.utime(path, ns=(then, then))
     update_page(a_lesion(output, "a"))
     assert len([s for s in read_page(output).all("section") if s.get("class") == "lesion"]) == 2
+
+
+def test_report__warnings_about_tractogram_and_atlas_are_on_the_page_and_in_the_record():
+    content = Path("tract.tck").read_bytes()
+    wrong = content.replace(b"\ncount: 20", b"\ncount: 21")
+    assert wrong != content
+    Path("tract.tck").write_bytes(wrong)
+    with Path("toy.tsv").open("a") as table:
+        table.write("77\tnowhere\n")
+    output = snm()
+    text = read_page(output).text
+    (sidecar,) = output.rglob("*ses-1*_label-lesion_mask.json")
+    how = json.loads(sidecar.read_text())["Lacuna"]
+    for said in (how["Tractogram"], how["Atlases"][0]):
+        (warning,) = said["Warnings"]
+        assert warning in text
+    assert "counts 21 streamlines" in how["Tractogram"]["Warnings"][0]
+    assert "no voxels of: 77" in how["Atlases"][0]["Warnings"][0]
+
+
+def test_report__sums_of_weights_are_not_called_streamlines():
+    output = snm("--weights", "length")
+    page = read_page(output)
+    row = max(rows(output, "parcels_stats"), key=lambda row: float(row["cut"]))
+    part, whole = format_number(row["cut"]), format_number(row["total"])
+    assert any(f"({part} of {whole} mm)" in text for text in alternatives(page))
+    assert "weight to other parcels" in page.text
+    assert "weight to other parcels" not in read_page(snm(output="other")).text
+
+
+def test_report__says_which_share_of_a_lesion_lies_outside_the_template():
+    template = np.ones(GRID.shape, np.uint8)
+    template[9] = 0  # of 8 and 9, which the lesion has
+    write_nifti(Path("tpl-Study_T1w.nii.gz"), template, GRID)
+    text = read_page(snm("--template", "tpl-Study_T1w.nii.gz")).text
+    assert re.search(r"Outside the template\s*50\.0 %", text)
+    assert "Outside the template" not in read_page(snm(output="other")).text

@@ -400,6 +400,7 @@ def _complete(record: "RunRecord", opened: "OpenedIndex", measures: "Measures") 
     return replace(
         record,
         n_streamlines=opened.n_streamlines,
+        warnings=opened.file.warnings,
         step_size_mm=opened.file.step_size_mm,
         pieces_per_step=opened.index.map.upsample,
         warped=opened.warped,

@@ -207,10 +207,9 @@ def build_section(report: LesionReport) -> Section:
         "</section>\n"
         for key, title, html in parts
     )
-    texts = list(report.said["Warnings"])
-    for atlas in report.said["Lacuna"].get("Atlases") or ():
-        texts += atlas.get("Warnings", ())
-    told = dict.fromkeys(texts)
+    run = report.said["Lacuna"]
+    sources = [report.said, run.get("Tractogram") or {}, *(run.get("Atlases") or ())]
+    told = dict.fromkeys(text for source in sources for text in source.get("Warnings") or ())
     warnings = "".join(map(warning, told))
     html = (
         f'<section class="lesion" id="{escape(report.anchor)}"><h2>{escape(name)}</h2>\n'

@@ -53,6 +53,8 @@ class RunRecord:
         xxh3-128 of its content.
     n_streamlines
         Streamlines that it holds.
+    warnings
+        What is odd about it.
     step_size_mm
         Its header's ``step_size``, which cut streamlines keep.
     cache_keys
@@ -87,6 +89,7 @@ class RunRecord:
     fingerprint: str
     upsample: int | None = None
     n_streamlines: int | None = None
+    warnings: tuple[str, ...] = ()
     step_size_mm: float | None = None
     cache_keys: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
@@ -155,6 +158,7 @@ class RunRecord:
                 "Space": self.tractogram_space,
                 "SpaceStatedBy": self.space_source,
                 "Streamlines": self.n_streamlines,
+                "Warnings": self.warnings,
             },
             "Transform": None if self.warp is None else self.warp.to_json(self.warped),
             "Weights": self.weights,
