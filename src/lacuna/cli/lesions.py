@@ -219,6 +219,8 @@ def bring_atlases(
     warn_of_unused(files, warps)
     for file in dict.fromkeys(warp.file for warp in warps if warp.file.source == CATALOGUE):
         say(args, f"spaces differ: {file}, and was fetched; --transform FILE takes another")
+    for warp in used if args.dry_run else ():
+        warp.load()  # what is damaged is told now, not by each task of an array
     return tuple(brought)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from lacuna.analysis.structural import Disconnection
     from lacuna.bids.derivatives import LesionOutputs
     from lacuna.report.figures import Background
-    from lacuna.report.section import CutResults
+    from lacuna.report.lesion import CutResults
     from lacuna.workflow.batch import BatchPlan, Outcome
     from lacuna.workflow.damage import OpenedAtlas
     from lacuna.workflow.lesion import Lesion
@@ -76,8 +76,8 @@ class Pages:
         """
         from lacuna.geometry.parcellation import Parcellation
         from lacuna.report.figures import Volume, crop_lesion
+        from lacuna.report.lesion import LesionReport
         from lacuna.report.participant import write_section
-        from lacuna.report.section import LesionReport
         from lacuna.report.viewer import embed, encode_background
 
         if not self._made:  # once in each process
@@ -129,7 +129,7 @@ def _describe_cut(result: Disconnection) -> CutResults:
     import numpy as np
 
     from lacuna.report.figures import Volume
-    from lacuna.report.section import CutResults
+    from lacuna.report.lesion import CutResults
     from lacuna.report.viewer import MAX_STREAMLINES
 
     ids = result.cut_ids

@@ -255,9 +255,6 @@ def _prepare(args: argparse.Namespace, command: Sequence[str]) -> _Prepared:
     used = [warp] if warp else moves.warps(lesions) if moves else []
     atlases = bring_atlases(args, files, atlases, space, used)
     check_atlases(atlases, space, path.name)
-    if args.dry_run:  # what is damaged is told now, not by each task of an array
-        for each in used:
-            each.load()
     record = replace(
         _describe_run(args, command, store, path, space, warp),
         atlases=tuple(atlas.to_json() for atlas in atlases),

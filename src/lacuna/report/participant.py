@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lacuna.bids.derivatives import LesionOutputs, write_text
+from lacuna.report.lesion import LesionReport
 from lacuna.report.page import build_page
-from lacuna.report.section import LesionReport, build_section, decode_section, encode_section
+from lacuna.report.section import build_section, decode_section, encode_section
 from lacuna.report.viewer import viewer_scripts
 
 logger = logging.getLogger(__name__)
