@@ -19,7 +19,7 @@ from lacuna.geometry.grid import Grid
 
 GRID = Grid((20, 20, 1), np.eye(4))
 STOPS_IN_S = 5.0
-ENTRY = "import sys; from lacuna.cli.main import main; sys.exit(main())"
+ENTRY = "import sys; from lacuna.cli.main import command; sys.exit(command())"
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 

@@ -104,3 +104,19 @@ def test_terminable__leaves_handlers_as_they_were():
         for number, handler in zip(numbers, before[0], strict=True):
             assert signal.getsignal(number) is not handler
     assert ([signal.getsignal(number) for number in numbers], sys.unraisablehook) == before
+
+
+@pytest.mark.parametrize(("ends_process", "code"), [(True, 130), (False, -signal.SIGTERM)])
+def test_terminable__what_ends_the_process_is_the_first_signal(ends_process, code):
+    done = run(f"""
+import os, signal, sys
+from lacuna.utils.termination import terminable
+
+try:
+    with terminable(ends_process={ends_process}):
+        os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)
+    sys.exit(130)
+""")
+    assert done.returncode == code

@@ -33,11 +33,21 @@ and runs with the scratch files of all libraries in the scratch directory. A par
 """
 
 
-def main(argv: Sequence[str] | None = None, commands: Sequence[str] = COMMANDS) -> int:
-    """Run the command line and return its exit code."""
+def command() -> int:
+    """Run the command line of this process, which ends with it, and return its exit code."""
+    return main(ends_process=True)
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    commands: Sequence[str] = COMMANDS,
+    *,
+    ends_process: bool = False,
+) -> int:
+    """Run a command line and return its exit code."""
     args = build_parser(commands).parse_args(argv)
     try:
-        with terminable(), _messages(args), ExitStack() as stack:
+        with terminable(ends_process=ends_process), _messages(args), ExitStack() as stack:
             _prepare(args, stack)
             code: int = args.run(args)
             sys.stdout.flush()

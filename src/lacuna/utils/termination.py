@@ -20,7 +20,7 @@ ENDING = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def terminable(*, ends_process: bool = False) -> Iterator[None]:
     """Turn signals into `KeyboardInterrupt` or `SystemExit`, and make sure that these get through.
 
     Python drops an exception that is raised while it destroys an object (``__del__``, the callback
@@ -28,6 +28,12 @@ def terminable() -> Iterator[None]:
     schedulers may send two, and people press Ctrl-C twice; it must not interrupt the clean-up.
     Signals that are ignored, as under ``nohup``, or that somebody handles stay as they are. So do
     all in any thread but the main one, as only that one may set handlers.
+
+    Parameters
+    ----------
+    ends_process
+        Once one came, ignore all further ones also afterwards: the process is about to end, and a
+        third Ctrl-C in its last moments must not make another exit status of it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -61,6 +67,7 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
+        is_over = ends_process and leaving is not None
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if is_over else handler)
         sys.unraisablehook = told_before
