@@ -133,14 +133,16 @@ def command_line() -> str:
         "| 0 | all done |",
         "| 1 | it could not be done, or not for every lesion |",
         "| 2 | the command line is wrong |",
-        "| 130, 143 | interrupted, terminated; scratch was removed |",
+        "| 130, 143, 129 | ended by Ctrl-C, SIGTERM, SIGHUP; scratch was removed |",
+        "| 128 + N | ended likewise by signal N |",
+        "| 141 | the reader of stdout went away |",
         "",
     ]
     shared = common_options()._actions
     lines += ["Every command takes these options:", "", *table(shared)]
-    names = {"help", *(action.dest for action in shared)}
+    names = {"--help", *(name for action in shared for name in action.option_strings)}
     for parser in leaves(build_parser()):
-        own = [action for action in parser._actions if action.dest not in names]
+        own = [action for action in parser._actions if names.isdisjoint(action.option_strings)]
         text = " ".join((parser.description or "").split())
         lines += [f"## `{parser.prog}`", "", text, "", *(table(own) if own else [])]
     return "\n".join(lines)

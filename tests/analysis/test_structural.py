@@ -366,3 +366,19 @@ def test_disconnect_voxels__what_cannot_be_a_lesion_is_an_error(tract):
 def test_weighting__wrong_weights_are_an_error(tract, weights, match):
     with pytest.raises(OptionError, match=match):
         Weighting.of(tract, np.array(weights))
+
+
+@pytest.mark.parametrize("weight", [0.05, 0.1, 0.7, 1.3])
+def test_disconnected_mm3__equal_weights_reach_what_counts_reach(tmp_path, weight):
+    # 20 lines through one voxel; 2 or 10 of them are cut: a tenth, a half.
+    grid = straight((3, 20, 1), 1, (0, 0, 0))
+    lines = [[(0, float(y), 0), (1, 0, 0)] for y in range(20)]
+    index = build_index(pack(lines), grid, tmp_path)
+    weighting = Weighting.of(index, np.full(20, weight))
+    for n in (2, 10):
+        mask = np.zeros(grid.shape, bool)
+        mask[0, -n:] = True
+        counted = disconnect_voxels(index, mask, grid, min_tdi=20)
+        weighed = disconnect_voxels(index, mask, grid, min_tdi=20, weighting=weighting)
+        assert weighed.disconnected_mm3 == counted.disconnected_mm3
+        assert counted.disconnected_mm3[n / 20] == 1

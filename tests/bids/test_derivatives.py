@@ -290,3 +290,24 @@ def test_write_json__what_cannot_be_written_leaves_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "x.json", {"a": object()})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_path__seg_is_that_of_an_atlas_and_two_raters_are_told_apart():
+    (outputs,) = plan(lesion(sub="1", seg="rater1", label="lesion"))
+    assert "_seg-" not in outputs.path("summary", "stats", ".tsv").name
+    assert "_seg-A_" in outputs.path("damage", "stats", ".tsv", seg="A").name
+    with pytest.raises(DatasetError, match="rater2"):
+        plan(lesion(sub="1", seg="rater1"), lesion(sub="1", seg="rater2"))
+
+
+def test_open_output__says_which_version_wrote_last_and_keeps_what_others_say(tmp_path):
+    root = open_output(tmp_path / "out", PARAMETERS, sources=[])
+    path = root / "dataset_description.json"
+    content = json.loads(path.read_text())
+    now = content["GeneratedBy"][0]["Version"]
+    content["GeneratedBy"][0]["Version"] = "0.0.0"
+    content["GeneratedBy"].append({"Name": "Other"})
+    path.write_text(json.dumps(content))
+    open_output(root, PARAMETERS, sources=[])
+    ours, other = json.loads(path.read_text())["GeneratedBy"]
+    assert (ours["Version"], ours["Parameters"], other) == (now, PARAMETERS, {"Name": "Other"})

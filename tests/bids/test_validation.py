@@ -104,3 +104,12 @@ def test_errors__about_masks_in_use_are_told_apart_and_warnings_are_none(dataset
     assert note == ""
     assert verdict.relevant == ("WRONG sub-1/anat/sub-1_label-lesion_mask.nii.gz",)
     assert verdict.others == ("B: c sub-1/anat/other.nii", "WHOLE the dataset")
+
+
+def test_own_check__an_open_quotation_mark_hides_no_participant(dataset):
+    lines = [f"sub-{n}\tx" for n in range(1, 30_000)]
+    lines[0] = 'sub-7\t"open'
+    (dataset / "participants.tsv").write_text(
+        "\n".join(["participant_id\tnote", *lines, "sub-1\tx"])
+    )
+    assert str(judge(dataset)[0]) == ""

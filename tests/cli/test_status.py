@@ -371,3 +371,30 @@ def test_status__page_that_is_gone_is_not_done(bids, capsys):
     assert shown.endswith("--array=1\n")
     snm()
     assert main(["status", "bids", "out"]) == 0
+
+
+def test_status__page_that_was_cut_off_is_made_again(bids, capsys):
+    snm()
+    page = Path("out/sub-01.html")
+    whole = page.read_bytes()
+    page.write_bytes(whole[:-1000])
+    capsys.readouterr()
+    assert main(["status", "bids", "out"]) == 1
+    assert "sub-01.html is gone, or does not show all" in capsys.readouterr().out
+    snm()
+    assert page.read_bytes() == whole
+
+
+def test_run__another_mask_with_the_same_output_name_is_refused(bids, capsys):
+    options = ["--tractogram", "tract.tck", "--grid", "grid.nii.gz", "--min-tdi", "1"]
+    options += ["--no-report", "--no-figures", "--space", "StudySpace"]
+    source = next(Path("bids").rglob("*_mask.nii.gz"))
+    for name in ("my_lesion.nii.gz", "my-lesion.nii.gz"):
+        Path(name).write_bytes(source.read_bytes())
+    assert main(["run", "snm", "my_lesion.nii.gz", "flat", *options]) == 0
+    before = {path: path.read_bytes() for path in Path("flat").rglob("*") if path.is_file()}
+    assert main(["run", "snm", "my-lesion.nii.gz", "flat", *options]) == 1
+    assert "would have the names of those of" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in before}
+    Path("my_lesion.nii.gz").unlink()  # renamed: one mask
+    assert main(["run", "snm", "my-lesion.nii.gz", "flat", *options]) == 0

@@ -49,6 +49,7 @@ def test_tracts__of_a_table_are_written_beside_the_maps(scene, capsys):
     snm("--tracts", "tracts.tsv")
     assert "file of tracts" in capsys.readouterr().err
     assert [row["name"] for row in table("tracts")] == ["low"]
+    assert "Disconnection of a tract is" in Path("out/logs/CITATION.md").read_text()
 
 
 def test_tracts__of_a_folder_are_cut_each_by_itself(scene):

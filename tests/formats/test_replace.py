@@ -1,10 +1,12 @@
 import errno
 import os
+import time
+from pathlib import Path
 
 import pytest
 
 from lacuna.errors import CacheFullError
-from lacuna.formats.replace import replacing
+from lacuna.formats.replace import MOST_PENDING, reaching_disk, replacing
 from lacuna.utils.owner import current_owner
 
 
@@ -61,3 +63,36 @@ def test_replacing__names_as_long_as_a_file_system_allows(tmp_path):
     with replacing(path) as stream:
         stream.write(b"new")
     assert path.read_bytes() == b"new"
+
+
+def count_open():
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_reaching_disk__keeps_few_files_open_however_slow_the_disk(tmp_path, monkeypatch):
+    most = 0
+
+    def slow(_handle):
+        nonlocal most
+        time.sleep(0.01)
+        most = max(most, count_open())
+
+    before = count_open()
+    monkeypatch.setattr(os, "fsync", slow)
+    with reaching_disk():
+        for number in range(60):
+            with replacing(tmp_path / f"{number}") as stream:
+                stream.write(b"x")
+    assert most <= before + MOST_PENDING + 2
+    assert len(list(tmp_path.iterdir())) == 60
+    assert count_open() <= before
+
+
+def test_reaching_disk__tells_in_the_end_what_could_not_be_kept(tmp_path, monkeypatch):
+    def full(_handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused = pytest.raises(CacheFullError, match="could not be written")
+    with refused, reaching_disk(), replacing(tmp_path / "x") as stream:
+        stream.write(b"x")

@@ -212,6 +212,7 @@ def test_write_group__lesions_that_share_a_participant_are_told_apart():
         shutil.copy(Path("masks") / name, table.parent / name)
         (table.parent / name.replace(".nii.gz", ".json")).write_text('{"Lacuna": {}}')
         said = {"stem": stem, "fingerprint": content_of(Path("masks", name)), "outputs": {}}
+        said["lesion"] = str(Path("masks", name).absolute())
         said["outputs"][table.relative_to("out").as_posix()] = table.stat().st_size
         content = {**json.loads(Path("out/logs/sub-a_space-Study.json").read_text()), **said}
         Path(f"out/logs/{stem}.json").write_text(json.dumps(content))
@@ -223,3 +224,23 @@ def test_write_group__lesions_that_share_a_participant_are_told_apart():
         "sub-x\tses-2\tL\t2",
         "sub-x\tses-2\tlesion\t2",
     ]
+
+
+def test_plan_group__a_lesion_that_failed_with_other_options_decides_nothing():
+    for name in "abc":
+        record(name)
+    other = {"Atlases": {"B": "2"}}
+    failed = {"is_done": False, "outputs": {}, "reason": "It is empty.", "parameters": other}
+    record("c", ended="2026-02-01", **failed)
+    assert [each.record.stem for each in plan().lesions] == [
+        "sub-a_space-Study",
+        "sub-b_space-Study",
+    ]
+
+
+def test_plan_group__a_lesion_that_was_not_asked_for_decides_nothing():
+    for name in "abc":
+        record(name)
+    record("c", ended="2026-02-01", parameters={"Atlases": {"B": "2"}})
+    assert len(plan(["a", "b"]).lesions) == 2
+    assert [each.record.stem for each in plan().lesions] == ["sub-c_space-Study"]

@@ -16,6 +16,7 @@ from lacuna.geometry.grid import Grid
 from lacuna.geometry.space import StatedSpace
 from lacuna.store import Store
 from lacuna.workflow.products import open_index
+from lacuna.workflow.resampled import LesionMoves
 from lacuna.workflow.warped import (
     TransformFile,
     choose_warp,
@@ -195,3 +196,18 @@ def test_identify_transform__a_cohort_is_not_cut_off_a_name(tmp_path):
     with pytest.raises(SpaceError, match=r"MNIInfant\+2"):
         identify_transform(path)
     assert identify_transform(path, images_from="MNIInfant2", images_to="A").images_to == "A"
+
+
+def test_lesion_moves__two_files_of_one_name_both_decide(tmp_path, store):
+    def said(first, second):
+        files = []
+        for folder, content in (("a", first), ("b", second)):
+            path = tmp_path / folder / "xfm.h5"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+            files.append(TransformFile(path, "A", folder, source="--transform"))
+        return LesionMoves(store, files, A).parameters()
+
+    assert said(b"1", b"2") != said(b"3", b"2")
+    assert said(b"1", b"2") != said(b"1", b"3")
+    assert said(b"1", b"2") == said(b"1", b"2")

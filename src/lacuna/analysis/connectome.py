@@ -102,7 +102,7 @@ class IndirectDisconnection:
     longest
         Edges of that longest path.
     density
-        Share of all pairs that are joined without the lesion: near 1, no way can become longer.
+        Share of all pairs that are joined without the lesion: near 1, none is cut indirectly.
     """
 
     delta: NDArray[np.int32]

@@ -117,7 +117,8 @@ def tract_overlap(mask: BoolArray, grid: Grid, atlas: TractAtlas) -> TractOverla
     for i, (start, stop) in enumerate(zip(atlas.offsets[:-1], atlas.offsets[1:], strict=True)):
         values, lesioned = atlas.values[start:stop], at_voxels[start:stop]
         is_inside = values > INSIDE
-        found[0, i] = values[lesioned > 0].max(initial=0)
+        # Kept in single precision, of which six decimals mean something.
+        found[0, i] = np.round(np.float64(values[lesioned > 0].max(initial=0)), 6)
         found[1:, i] = lesioned[is_inside].sum(), np.count_nonzero(is_inside)
     found[1:] *= atlas.grid.voxel_volume_mm3
     return TractOverlap(atlas.names, *found)

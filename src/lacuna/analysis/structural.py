@@ -21,7 +21,10 @@ DEFAULT_MIN_TDI = 10
 """Fewer streamlines than that say nothing about a voxel: their ratio is 0 or 1 by chance."""
 
 THRESHOLDS = (0.01, 0.1, 0.5)
-"""Disconnection above which a voxel counts towards a thresholded volume."""
+"""Disconnection from which on a voxel counts towards a thresholded volume."""
+
+_ROUNDING = 1e-9
+"""By how much sums of weights may miss a threshold that they meet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,10 +159,8 @@ class Disconnection:
     def disconnected_mm3(self) -> dict[float, float | None]:
         """Volume, mm³, of the covered voxels at or above each of `THRESHOLDS`."""
         ratios, volume = self.ratios[self.covered], self.grid.voxel_volume_mm3
-        return {
-            limit: float((ratios >= limit).sum() * volume) if len(ratios) else None
-            for limit in THRESHOLDS
-        }
+        numbers = {at: (ratios >= at * (1 - _ROUNDING)).sum() for at in THRESHOLDS}
+        return {at: float(n * volume) if len(ratios) else None for at, n in numbers.items()}
 
     @cached_property
     def disconnection(self) -> NDArray[np.float32]:

@@ -58,6 +58,7 @@ def describe_methods(
     for part in parts:
         paragraphs.setdefault(part["about"], []).append(part["text"].format(**facts))
     cited = [Reference(**_texts()["references"][key]) for key in keys]
+    cited = [reference._replace(text=reference.text.format(**facts)) for reference in cited]
     atlases = said.get("Atlases") or ()
     moves = [each.get("Transform") for each in (said, lesion or {}, *atlases)]
     files = [said.get("Tractogram"), *atlases, *moves]
@@ -89,7 +90,7 @@ def _collect(
 ) -> dict[str, Any]:
     """Return all that texts may need, none or empty where a run does not have it."""
     facts: dict[str, Any] = dict.fromkeys(
-        ("Rule", "RuleDescription", "MinTDI", "MinEdge", "Weights", "Transform", "Tracts")
+        ("Rule", "RuleDescription", "MinTDI", "MinEdge", "Weights", "Transform", "NumberOfTracts")
     )
     tractogram, stored = said.get("Tractogram") or {}, said.get("ReportGrid")
     # Along x, y and z, however the image of the grid was stored.

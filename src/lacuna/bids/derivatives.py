@@ -37,6 +37,9 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 _OF_GROUP = ("map", "stats", "relmat")
 _NOT_BIDS = ("/logs/", "/group.html", "/sub-*.html", "/sub-*/figures")
 
+_REPLACED = ("seg", "res", "desc")
+"""Entities of a lesion that say something else in the name of a result; ``seg``: its atlas."""
+
 _GENERATOR = "Lacuna"
 _CODE = ("source", "source code", "repository", "code", "homepage")
 
@@ -90,7 +93,7 @@ class LesionOutputs:
     def _path(self, own: Mapping[str, str], suffix: str, extension: str) -> Path:
         if extension not in SUFFIXES[suffix]:
             raise ValueError(f"{suffix} is not written as {extension}")
-        carried = {k: v for k, v in self.lesion.entities.items() if k not in ("res", "desc")}
+        carried = {k: v for k, v in self.lesion.entities.items() if k not in _REPLACED}
         entities = {**carried, "space": self.space, **own}
         return self.directory / build_name(entities, suffix, extension)
 
@@ -369,16 +372,29 @@ def _write_document(path: Path, text: str) -> None:
 
 
 def _complete(path: Path, wanted: Mapping[str, Any]) -> None:
-    """Add sources and links that a description lacks, as of lesions from another dataset."""
-    content = read_sidecar(path)
+    """Bring up to date which program writes; add sources and links of lesions from elsewhere."""
+    before = read_sidecar(path)
+    content = {**before, "GeneratedBy": _generators(before, wanted)}
     sources, links = content.get("SourceDatasets"), content.get("DatasetLinks")
     sources = list(sources) if isinstance(sources, list) else []
     links = dict(links) if isinstance(links, dict) else {}
     new = [source for source in wanted["SourceDatasets"] if source not in sources]
     lacking = wanted.get("DatasetLinks", {}).items() - links.items()
-    if new or lacking:
+    if new or lacking or content != before:
         both = {"SourceDatasets": [*sources, *new], "DatasetLinks": {**links, **dict(lacking)}}
         write_json(path, {**content, **{key: value for key, value in both.items() if value}})
+
+
+def _generators(content: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[Any]:
+    """Return a dataset's generators, with ourselves as we are now."""
+    (ours,) = json.loads(_format_json({"now": wanted["GeneratedBy"]}))["now"]
+    return [
+        # Parameters stay: another process may have described the folder otherwise just now.
+        {**ours, "Parameters": other["Parameters"]}
+        if isinstance(other, dict) and other.get("Name") == _GENERATOR and "Parameters" in other
+        else other
+        for other in content["GeneratedBy"]
+    ]
 
 
 def _describe(

@@ -4,7 +4,6 @@ A large dataset has errors that do not matter here, so that none stops a run: th
 the lesion masks in use or ``dataset_description.json`` are told one by one, others counted.
 """
 
-import csv
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lacuna.bids.dataset import LesionListing, read_sidecar
+from lacuna.bids.dataset import LesionListing, read_sidecar, split_rows
 from lacuna.errors import DatasetError
 
 PROGRAM = "bids-validator-deno"
@@ -100,13 +99,12 @@ def validate(
     if program is None:
         return _check(listing), f"The BIDS validator ({PROGRAM}) was not found."
     try:
-        issues = _run_validator(program, listing.root, environment, time_limit_s)
+        verdict = _sort(listing, _run_validator(program, listing.root, environment, time_limit_s))
     except subprocess.TimeoutExpired:
         said = f"The BIDS validator took more than {time_limit_s:.0f} s, and was stopped."
         return _check(listing), said
     except (OSError, ValueError, LookupError, TypeError) as error:
         return _check(listing), f"The BIDS validator failed ({error})."
-    verdict = _sort(listing, issues)
     is_misplaced = any(line.startswith("NOT_INCLUDED ") for line in verdict.relevant)
     return verdict, MISPLACED * is_misplaced
 
@@ -177,7 +175,9 @@ def _participants(root: Path) -> set[str] | None:
         return None
     try:
         with table.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter="\t")
-            return {(row.get("participant_id") or "").strip() for row in rows}
+            header, *lines = split_rows(stream.read()) or [[]]
     except OSError as error:
         raise DatasetError(f"{table} cannot be read ({error.strerror}); check its mode.") from error
+    names = [name.strip() for name in header]
+    rows = [dict(zip(names, line, strict=False)) for line in lines]
+    return {row.get("participant_id", "").strip() for row in rows}

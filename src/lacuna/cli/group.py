@@ -11,8 +11,8 @@ from lacuna.errors import DatasetError
 LEVELS = """\
 level group: puts what the participant level wrote in OUTPUT_DIR into tables over all lesions, mean
 maps and matrices, and group.html; needs no tractogram. Lesions that failed, are missing, or were
-done with other options than most are left out: they are named on stderr and in the sidecars, and
-the exit status is 1. With --strict nothing is written then.
+done with other options than the one that was done last are left out: they are named on stderr and
+in the sidecars, and the exit status is 1. With --strict nothing is written then.
 """
 
 

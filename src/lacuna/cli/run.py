@@ -134,7 +134,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--template",
         type=Path,
         metavar="IMAGE",
-        help="background of the figures, in the tractogram's space (default: its track density)",
+        help="background of the figures, without skull, in the space of the results: the lesions', "
+        "or with --move-lesions the tractogram's (default: the tractogram's density)",
     )
     add_again(out)
 
@@ -398,6 +399,7 @@ def _complete(record: "RunRecord", opened: "OpenedIndex", measures: "Measures") 
         record,
         n_streamlines=opened.n_streamlines,
         warnings=opened.file.warnings,
+        n_tracts=len(measures.tracts or ()),
         step_size_mm=opened.file.step_size_mm,
         pieces_per_step=opened.index.map.upsample,
         warped=opened.warped,
@@ -416,7 +418,7 @@ def _load_template(path: Path | None, space: str) -> "Background | None":
     said = re.search(r"(?:^|_)(?:tpl|space)-([A-Za-z0-9]+)", file_stem(path))
     if said is not None and resolve_space(said[1]) != resolve_space(space):
         raise SpaceError(
-            f"--template {path.name} is in {said[1]}, the tractogram in {space}: anatomy and map "
+            f"--template {path.name} is in {said[1]}, the results are in {space}: anatomy and map "
             "would not match. Give a template of that space, or none."
         )
     image = load_image(path)

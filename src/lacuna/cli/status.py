@@ -97,16 +97,16 @@ def _without_page(
     from dataclasses import replace
 
     from lacuna.bids.derivatives import LesionOutputs
-    from lacuna.report.participant import lead_of_page, page_path
+    from lacuna.report.participant import is_current, page_path
 
     found = {}
     for lesion in listing.found:
         standing = standings[lesion.path]
         entry = standing.entry
         outputs = LesionOutputs(lesion, output_dir.absolute(), entry.space, entry.resolution)
-        has_page = not entry.parameters.get("Report") or lead_of_page(outputs) >= 0
+        has_page = not entry.parameters.get("Report") or is_current(outputs)
         if standing.state == "done" and not has_page:
-            why = f"{page_path(outputs).name} is gone, or older than what it shows"
+            why = f"{page_path(outputs).name} is gone, or does not show all that is there"
             found[lesion.path] = replace(standing, state="stale", why=why)
     return found
 

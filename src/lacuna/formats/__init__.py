@@ -163,7 +163,8 @@ def _check_suffix(path: Path) -> str:
     if not suffix:
         raise FormatError(
             f"{path} is no tractogram that can be read: its name should end in "
-            f"{', '.join(_OPENERS)}. Convert it, for example with MRtrix3's tckconvert."
+            f"{', '.join(_OPENERS)}. Write it as one of these with the program that made it "
+            "(.tt.gz: DSI Studio), or convert it (.vtk: MRtrix3's tckconvert)."
         )
     if not path.exists():
         raise FormatError(f"There is no file {path}. Check the path, and that its disk is mounted.")

@@ -19,6 +19,9 @@ MAX_NAME_CHARACTERS = 150
 SYNCS_AT_ONCE = 4
 """Threads that wait for the disk, which writes many small files in little more time than one."""
 
+MOST_PENDING = 2 * SYNCS_AT_ONCE
+"""Files of one thread that wait for the disk, each an open file."""
+
 _later: ContextVar[Callable[[Path, int], None] | None] = ContextVar("later", default=None)
 _watch: ContextVar[Callable[[Path], None] | None] = ContextVar("watch", default=None)
 
@@ -65,6 +68,8 @@ def reaching_disk() -> Iterator[None]:
     pool, pending = ThreadPoolExecutor(SYNCS_AT_ONCE), list[Future[None]]()
 
     def later(path: Path, handle: int) -> None:
+        if len(pending) >= MOST_PENDING:  # a slow disk must not use up the files one may open
+            pending[-MOST_PENDING].result()
         pending.append(pool.submit(_sync, path, os.dup(handle)))
 
     token = _later.set(later)

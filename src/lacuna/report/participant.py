@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 from lacuna.bids.derivatives import LesionOutputs, write_text
@@ -17,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 MAX_TURNS = 20
 """How often a page is written again because another process came in between."""
+MARK = "<!-- sections: "
+"""Begins the last line of a page, which lists what it was made of."""
+LONGEST_MARK = 1 << 20
+"""Bytes at the end of a page in which that line is looked for."""
 
 
 def section_path(outputs: LesionOutputs) -> Path:
@@ -43,18 +49,9 @@ def clear_unfinished(outputs: Iterable[LesionOutputs]) -> None:
             part.unlink(missing_ok=True)
 
 
-def lead_of_page(outputs: LesionOutputs) -> int:
-    """Return by how many ns the page of a lesion's participant is newer than its sections.
-
-    Less than 0 if it is older, or gone; 0 tells nothing: file systems' clocks tick in milliseconds,
-    or seconds.
-    """
-    try:
-        # Whatever comes into the folder or leaves it changes the folder's time.
-        sections = section_path(outputs).parent.stat().st_mtime_ns
-        return page_path(outputs).stat().st_mtime_ns - sections
-    except FileNotFoundError:
-        return -1
+def is_current(outputs: LesionOutputs) -> bool:
+    """Tell whether the page of a lesion's participant is whole, and made of the sections there."""
+    return _shown(page_path(outputs)) == _list(section_path(outputs).parent)
 
 
 def update_page(outputs: LesionOutputs) -> None:
@@ -63,23 +60,24 @@ def update_page(outputs: LesionOutputs) -> None:
     One that cannot be written is a warning: results stand without it, and the next run tries again.
     """
     folder, page = section_path(outputs).parent, page_path(outputs)
-    if lead_of_page(outputs) > 0:
-        return
     try:
         for _ in range(MAX_TURNS):
-            found = _list(folder)
             # A process that clears up may take what this one writes, or the ledger a section.
             with suppress(FileNotFoundError):
-                _write(page, outputs, list(found))
-                if _list(folder) == found:
+                found = _list(folder)
+                if _shown(page) == found and (found or not page.exists()):
+                    return
+                _write(page, outputs, found)
+                if not page.exists():
                     return
     except OSError as error:
         logger.warning("The page %s could not be written: %s", page, error)
 
 
-def _write(page: Path, outputs: LesionOutputs, found: list[Path]) -> None:
+def _write(page: Path, outputs: LesionOutputs, found: Mapping[str, str]) -> None:
     sections = []
-    for path in found:
+    for name in found:
+        path = section_path(outputs).with_name(name)
         try:
             sections.append(decode_section(path.read_text("utf-8")))
         except ValueError as error:
@@ -89,13 +87,24 @@ def _write(page: Path, outputs: LesionOutputs, found: list[Path]) -> None:
         return
     lead = f"{len(sections)} lesion{'s' * (len(sections) != 1)}; space {outputs.space}."
     name = f"sub-{outputs.lesion.participant}"
-    write_text(page, build_page(name, sections, lead=lead, html_end=viewer_scripts()))
+    html = build_page(name, sections, lead=lead, html_end=viewer_scripts())
+    # At the very end, so that a page that was cut off has none. Two hyphens would end the comment.
+    said = json.dumps(found).replace("-", "\\u002d")
+    write_text(page, f"{html}{MARK}{said} -->\n")
 
 
-def _list(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Return the sections of a participant, each with what changes when it is replaced."""
-    found = {}
-    for path in sorted(folder.glob("*_report.html")):
-        status = path.stat()
-        found[path] = status.st_mtime_ns, status.st_ino
-    return found
+def _shown(page: Path) -> dict[str, str]:
+    """Return the sections that a page was made of, as `_list` does; none if it is not whole."""
+    try:
+        with page.open("rb") as stream:
+            stream.seek(max(0, page.stat().st_size - LONGEST_MARK))
+            _, mark, said = stream.read().decode(errors="replace").rpartition(MARK)
+        return dict(json.loads(said.removesuffix(" -->\n"))) if mark else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _list(folder: Path) -> dict[str, str]:
+    """Return the sections of a participant: name, and digest of the content."""
+    paths = sorted(folder.glob("*_report.html"))
+    return {path.name: blake2b(path.read_bytes(), digest_size=16).hexdigest() for path in paths}

@@ -15,7 +15,7 @@ from lacuna.bids.names import parse_name
 from lacuna.bids.tables import Participants, read_participants
 from lacuna.errors import DatasetError
 from lacuna.geometry.grid import Grid
-from lacuna.workflow.resume import Fingerprint, Standing, expect_like_last, judge
+from lacuna.workflow.resume import Fingerprint, Standing, expect_like, find_newest, judge
 
 UNSHARED = ("Figures", "Report", "Template", "SaveStreamlines", "Strict")
 """Parameters that may differ between lesions: no number depends on them."""
@@ -153,10 +153,10 @@ def _take(
     """Return the lesions that are done alike, their tables, and why the others are left out."""
     ledger, masks = read_ledger(root), {lesion.path for lesion in listing.found}
     # The tractogram need not be here; where it is, reading it would take minutes.
-    wanted = expect_like_last(
-        listing, root, lambda path: fingerprint(path) if path in masks else ""
+    newest = find_newest(ledger.values(), listing)
+    wanted = expect_like(
+        newest, listing, root, lambda path: fingerprint(path) if path in masks else ""
     )
-    newest = max(ledger.values(), key=lambda entry: entry.ended, default=None)
     done, left_out = [], {}
     for lesion in listing.found:
         standing = _compare(root, wanted[lesion.path], newest)

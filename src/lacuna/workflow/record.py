@@ -77,6 +77,8 @@ class RunRecord:
         Streamlines, or weight, that an edge of the graph for indirect disconnection needs.
     tracts
         Fingerprint of each file that says what the tracts are, by name.
+    n_tracts
+        How many are measured, whatever says what they are.
     """
 
     command: Sequence[str]
@@ -102,6 +104,7 @@ class RunRecord:
     atlases: tuple[Mapping[str, Any], ...] = ()
     min_edge: float = 0
     tracts: Mapping[str, str] = field(default_factory=dict)
+    n_tracts: int = 0
 
     @property
     def space(self) -> StatedSpace:
@@ -166,6 +169,7 @@ class RunRecord:
             "Atlases": self.atlases,
             "MinEdge": self.min_edge if self.atlases else None,
             "Tracts": dict(self.tracts) or None,
+            "NumberOfTracts": self.n_tracts or None,
             "CacheKeys": dict(self.cache_keys),
             "Versions": dict(versions()),
             "System": f"{platform.system()} {platform.machine()}",

@@ -265,13 +265,13 @@ class LesionMoves:
 
         It does not depend on which lesions a run takes: the tasks of an array agree on it.
         """
-        return {
-            file.path.name: [
-                *map(self.store.fingerprint, (file.path, *file.fsl_images)),
-                *(file.images_from, file.images_to),
-            ]
-            for file in self.files
-        }
+        said: dict[str, list[str]] = {}
+        for file in self.files:  # several may have one name
+            contents = map(self.store.fingerprint, (file.path, *file.fsl_images))
+            said.setdefault(file.path.name, []).extend(
+                [*contents, file.images_from, file.images_to]
+            )
+        return said
 
     def bring(self, lesion: Lesion) -> Lesion:
         """Return a lesion as it is there; the same if it is there already."""

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from lacuna.bids.ledger import (
     read_ledger,
     recording,
 )
-from lacuna.errors import SpaceError
+from lacuna.errors import DatasetError, SpaceError
 from lacuna.geometry.space import resolve_space
 
 State = Literal["done", "stale", "failed", "missing"]
@@ -88,12 +88,30 @@ def find_standings(
     ----------
     overwrite
         Count none as done.
+
+    Raises
+    ------
+    DatasetError
+        If the results of another mask, which is still there, have the names of those of one.
     """
     wanted = expect(outputs, fingerprint, parameters, spaces=spaces, inputs=inputs)
+    for each in outputs:
+        _refuse_rival(each.output_dir, wanted[each.lesion.path])
     return {
         each.lesion.path: judge(each.output_dir, wanted[each.lesion.path], overwrite=overwrite)
         for each in outputs
     }
+
+
+def _refuse_rival(output_dir: Path, entry: LedgerEntry) -> None:
+    recorded = read_entry(output_dir, entry.stem)
+    other = None if recorded is None or not recorded.is_done else Path(recorded.lesion)
+    # Of one name it is the same mask, elsewhere: datasets are copied and mounted.
+    if other is not None and other.name != Path(entry.lesion).name and other.exists():
+        raise DatasetError(
+            f"Results of {Path(entry.lesion).name} would have the names of those of {other}, "
+            f"which are in {output_dir}: rename one of the masks, or give another OUTPUT_DIR."
+        )
 
 
 def expect(
@@ -173,16 +191,26 @@ def look_at(
     listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
 ) -> dict[Path, Standing]:
     """Return how far each lesion is, by what is recorded alone."""
-    wanted = expect_like_last(listing, output_dir, fingerprint)
+    newest = find_newest(read_ledger(output_dir).values())
+    wanted = expect_like(newest, listing, output_dir, fingerprint)
     return {path: judge(output_dir, entry) for path, entry in wanted.items()}
 
 
-def expect_like_last(
-    listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
+def find_newest(
+    entries: Iterable[LedgerEntry], listing: LesionListing | None = None
+) -> LedgerEntry | None:
+    """Return the record that was made last; with a listing, of its lesions that are done."""
+    if listing is not None:
+        names = {lesion.path.name for lesion in listing.found}
+        entries = [each for each in entries if each.is_done and Path(each.lesion).name in names]
+    return max(entries, key=lambda entry: entry.ended, default=None)
+
+
+def expect_like(
+    newest: LedgerEntry | None, listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
 ) -> dict[Path, LedgerEntry]:
-    """Return what would be recorded of each lesion if all were asked what the last one was."""
+    """Return what would be recorded of each lesion if all were asked what one was."""
     ledger = read_ledger(output_dir)
-    newest = max(ledger.values(), key=lambda entry: entry.ended, default=None)
     shared, inputs, space, resolution = {}, {}, "unknown", ""
     if newest is not None:
         shared, space, resolution = dict(newest.parameters), newest.space, newest.resolution

@@ -42,6 +42,10 @@ class Tracts:
     files: Mapping[str, OpenedIndex] = field(default_factory=dict)
     weights: Mapping[str, NDArray[np.float64]] | None = None
 
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self.members) + len(self.files)
+
 
 def open_tracts(
     store: Store,

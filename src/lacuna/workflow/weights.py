@@ -61,12 +61,9 @@ class Weights:
         return self.check(found, len(parts.order), f" for {file.path.name}")
 
     def check(self, found: FloatArray, n_streamlines: int, of: str = "") -> NDArray[np.float64]:
-        """Return numbers as `check_weights` does, if not all are 0; errors say whose they are."""
+        """Return numbers as `check_weights` does; an error says whose they are."""
         try:
-            checked = check_weights(found, n_streamlines)
-            if checked.size and not checked.any():
-                raise OptionError("all weights are 0: nothing could be disconnected.")
-            return checked
+            return check_weights(found, n_streamlines)
         except OptionError as error:
             raise OptionError(f"--weights {self.said}{of}: {error}") from error
 
@@ -92,7 +89,9 @@ def find_weights(said: str | os.PathLike[str], tractogram: Path) -> Weights:
         return Weights(said)
     if Path(said).is_file():
         weights = Weights(said, numbers := _read_numbers(Path(said)))
-        weights.check(numbers, numbers.size)  # before hours may go into an index
+        # Before hours may go into an index.
+        if not weights.check(numbers, numbers.size).any():
+            raise OptionError(f"--weights {said}: all weights are 0, and disconnect nothing.")
         return weights
     names = list_per_streamline(tractogram)
     if names is not None and said not in names:
