@@ -433,7 +433,7 @@ def _draw(
     lesion: "Lesion",
     name: str,
 ) -> bytes:
-    from lacuna.report.figures import Background, Volume, draw_disconnection
+    from lacuna.report.figures import Background, Volume, crop_lesion, draw_disconnection
     from lacuna.workflow.record import caption
 
     density = Background(
@@ -444,7 +444,7 @@ def _draw(
     return draw_disconnection(
         Volume(result.disconnection, result.grid),
         Volume(result.coverage, result.grid),
-        Volume(lesion.mask, lesion.grid),
+        crop_lesion(Volume(lesion.mask, lesion.grid)),
         template or density,
         title=f"What {name} disconnects",
         caption=caption(result, lesion, record),
