@@ -106,9 +106,8 @@ def load_tract_atlas(
                 f"{path}: volume {number} has values from {low:g} to {high:g}, and probabilities "
                 "are 0 to 1. If they are percent, divide them by 100."
             )
-        flat = np.clip(flat, 0, 1)
-        voxels.append(np.flatnonzero(flat).astype(np.int32))
-        values.append(flat[voxels[-1]].astype(np.float32))
+        voxels.append(np.flatnonzero(flat > 0).astype(np.int32))
+        values.append(np.minimum(flat[voxels[-1]], 1).astype(np.float32))
     if not voxels:
         raise FormatError(f"{path} has no volume: it names no tract.")
     table = find_table(path) if table is None else Path(table)
