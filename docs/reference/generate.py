@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import lacuna
+from lacuna.analysis.structural import Disconnection
 from lacuna.cli.config import template
 from lacuna.cli.main import build_parser
 from lacuna.cli.options import common_options
@@ -337,7 +339,39 @@ def meaning(action: argparse.Action) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
+def python() -> str:
+    """Return the page about what is public in Python."""
+    lines = [NOTE, "# From Python", ""]
+    lines += [
+        "Everything below is imported as `lacuna.NAME`; errors are drawn in `lacuna.errors`.",
+        "",
+    ]
+    named = [(name, getattr(lacuna, name)) for name in lacuna.__all__ if name != "__version__"]
+    for name, thing in [*named, ("Disconnection", Disconnection)]:
+        lines += [f"## `{name}`", "", *documented(name, thing)]
+    return "\n".join(lines)
+
+
+def documented(name: str, thing: Any) -> list[str]:
+    """Return a signature without types, what is said of it, and what a class offers."""
+    lines = []
+    if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+        signature = inspect.signature(thing)
+        bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+        lines += [
+            "```text",
+            f"{name}{signature.replace(parameters=bare, return_annotation=signature.empty)}",
+        ]
+        lines += ["```", ""]
+    lines += ["```text", inspect.getdoc(thing) or "", "```", ""]
+    own = vars(thing) if inspect.isclass(thing) else {}
+    offered = {key: inspect.getdoc(value) for key, value in own.items() if not key.startswith("_")}
+    rows = [f"| `{key}` | {text.splitlines()[0]} |" for key, text in offered.items() if text]
+    return [*lines, *(["| has | |", "|---|---|", *rows, ""] if rows else [])]
+
+
 PAGES = {
+    "python.md": python,
     "configuration.md": configuration,
     "environment.md": environment,
     "command-line.md": command_line,
