@@ -155,7 +155,7 @@ def _take(
     # The tractogram need not be here; where it is, reading it would take minutes.
     newest = find_newest(ledger.values(), listing)
     wanted = expect_like(
-        newest, listing, root, lambda path: fingerprint(path) if path in masks else ""
+        newest, ledger, listing, root, lambda path: fingerprint(path) if path in masks else ""
     )
     done, left_out = [], {}
     for lesion in listing.found:

@@ -95,16 +95,16 @@ def find_standings(
         If the results of another mask, which is still there, have the names of those of one.
     """
     wanted = expect(outputs, fingerprint, parameters, spaces=spaces, inputs=inputs)
+    found = {}
     for each in outputs:
-        _refuse_rival(each.output_dir, wanted[each.lesion.path])
-    return {
-        each.lesion.path: judge(each.output_dir, wanted[each.lesion.path], overwrite=overwrite)
-        for each in outputs
-    }
+        entry = wanted[each.lesion.path]
+        recorded = read_entry(each.output_dir, entry.stem)
+        _refuse_rival(each.output_dir, entry, recorded)
+        found[each.lesion.path] = _judge(each.output_dir, entry, recorded, overwrite=overwrite)
+    return found
 
 
-def _refuse_rival(output_dir: Path, entry: LedgerEntry) -> None:
-    recorded = read_entry(output_dir, entry.stem)
+def _refuse_rival(output_dir: Path, entry: LedgerEntry, recorded: LedgerEntry | None) -> None:
     other = None if recorded is None or not recorded.is_done else Path(recorded.lesion)
     # Of one name it is the same mask, elsewhere: datasets are copied and mounted.
     if other is not None and other.name != Path(entry.lesion).name and other.exists():
@@ -165,17 +165,14 @@ def refuse(
     }
 
 
-def judge(output_dir: Path, entry: LedgerEntry, *, overwrite: bool = False) -> Standing:
-    """Compare what is recorded of a lesion with what would be.
+def judge(output_dir: Path, entry: LedgerEntry) -> Standing:
+    """Compare what is recorded of a lesion with ``entry``, which would be recorded of it now."""
+    return _judge(output_dir, entry, read_entry(output_dir, entry.stem))
 
-    Parameters
-    ----------
-    entry
-        What would be recorded of it now.
-    overwrite
-        Call it stale if it is done.
-    """
-    recorded = read_entry(output_dir, entry.stem)
+
+def _judge(
+    output_dir: Path, entry: LedgerEntry, recorded: LedgerEntry | None, *, overwrite: bool = False
+) -> Standing:
     if recorded is None:
         why = "its record cannot be read" if has_record(output_dir, entry.stem) else ""
         why = "it was begun, and not ended" if is_begun(output_dir, entry.stem) else why
@@ -191,8 +188,8 @@ def look_at(
     listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
 ) -> dict[Path, Standing]:
     """Return how far each lesion is, by what is recorded alone."""
-    newest = find_newest(read_ledger(output_dir).values())
-    wanted = expect_like(newest, listing, output_dir, fingerprint)
+    ledger = read_ledger(output_dir)
+    wanted = expect_like(find_newest(ledger.values()), ledger, listing, output_dir, fingerprint)
     return {path: judge(output_dir, entry) for path, entry in wanted.items()}
 
 
@@ -207,10 +204,13 @@ def find_newest(
 
 
 def expect_like(
-    newest: LedgerEntry | None, listing: LesionListing, output_dir: Path, fingerprint: Fingerprint
+    newest: LedgerEntry | None,
+    ledger: Mapping[str, LedgerEntry],
+    listing: LesionListing,
+    output_dir: Path,
+    fingerprint: Fingerprint,
 ) -> dict[Path, LedgerEntry]:
     """Return what would be recorded of each lesion if all were asked what one was."""
-    ledger = read_ledger(output_dir)
     shared, inputs, space, resolution = {}, {}, "unknown", ""
     if newest is not None:
         shared, space, resolution = dict(newest.parameters), newest.space, newest.resolution
